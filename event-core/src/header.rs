@@ -1,0 +1,178 @@
+//! Headers: names and values that travel with a message.
+
+use std::{borrow::Cow, fmt};
+
+use bytes::Bytes;
+use smol_str::SmolStr;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The prefix of the headers that the framework keeps for itself.
+pub(crate) const RESERVED_PREFIX: &str = "switchboard-";
+
+/// The headers of a message, in the order they were set. A name occurs once.
+///
+/// Names are case-sensitive, as they are on AMQP and Kafka; write them in lower case.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(SmolStr, HeaderValue)>);
+
+/// The value of a header: bytes, usually text.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct HeaderValue(Bytes);
+
+impl Headers {
+    /// No headers. Does not allocate.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The value of this name.
+    pub fn get(&self, name: &str) -> Option<&HeaderValue> {
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value)
+    }
+
+    /// The value of this name as text; nothing when it is not UTF-8.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name)?.as_str()
+    }
+
+    /// Sets a value and takes the place of an older one.
+    pub fn set(&mut self, name: impl Into<SmolStr>, value: impl Into<HeaderValue>) {
+        let (name, value) = (name.into(), value.into());
+        match self.0.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// Takes a value out.
+    pub fn remove(&mut self, name: &str) -> Option<HeaderValue> {
+        let at = self.0.iter().position(|(known, _)| known == name)?;
+        Some(self.0.remove(at).1)
+    }
+
+    /// Keeps the headers whose name is wanted.
+    pub fn retain(&mut self, mut wanted: impl FnMut(&str) -> bool) {
+        self.0.retain(|(name, _)| wanted(name));
+    }
+
+    /// All names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &HeaderValue)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What a caller may set: not our own names, nor the names that carry CloudEvents attributes.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let wrong = |why: &str| {
+        let shown: String = name.chars().take(40).collect();
+        Err(Error::new(
+            ErrorKind::InvalidName,
+            format!("header name `{}` {why}", shown.escape_debug()),
+        ))
+    };
+    if name.is_empty() || name.len() > 128 || name.chars().any(char::is_control) {
+        return wrong("is not legal; use 1 to 128 bytes without control characters");
+    }
+    if name.starts_with(RESERVED_PREFIX) {
+        return wrong("is reserved for the framework; use another prefix");
+    }
+    if name.starts_with("ce_") || name.starts_with("cloudEvents") || name == "content-type" {
+        return wrong("would be read as a CloudEvents attribute; use another name");
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl HeaderValue {
+    /// The value as text; nothing when it is not UTF-8.
+    pub fn as_str(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+
+    /// The value as it travels.
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.0
+    }
+
+    /// The value as text for people; what is not UTF-8 is replaced.
+    pub fn to_string_lossy(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+}
+
+impl fmt::Debug for HeaderValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string_lossy())
+    }
+}
+
+impl From<&str> for HeaderValue {
+    fn from(text: &str) -> Self {
+        Self(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl From<String> for HeaderValue {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<Bytes> for HeaderValue {
+    fn from(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+}
+
+impl PartialEq<str> for HeaderValue {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_occurs_once() {
+        let mut headers = Headers::new();
+        headers.set("tenant", "eu");
+        headers.set("tenant", "us");
+        assert_eq!((headers.len(), headers.text("tenant")), (1, Some("us")));
+    }
+
+    #[test]
+    fn reserved_names_are_refused() {
+        for wrong in [
+            "",
+            "switchboard-attempt",
+            "ce_id",
+            "cloudEvents:id",
+            "content-type",
+            "a\nb",
+        ] {
+            assert!(check_name(wrong).is_err(), "{wrong}");
+        }
+        assert!(check_name("traceparent").is_ok());
+    }
+}

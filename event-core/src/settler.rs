@@ -1,0 +1,440 @@
+//! The settler publishes what handlers returned, concludes, and settles deliveries in batches.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use smol_str::SmolStr;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    conclude::{Concluding, Conclusion, ConclusionKind, Ended},
+    consumer::QueueRuntime,
+    counters::add,
+    delivery::{Delivery, DeliveryTag, Settled, Settlement},
+    error::Result,
+    observe::Observed,
+    outcome::Verdict,
+    outgoing::Outgoing,
+    topology::QueueKind,
+    transport::Receipt,
+    worker::{Back, KeyHash},
+};
+
+/// What the settler is told.
+pub(crate) enum ToSettler {
+    Finished(Vec<Finished>),
+    /// Answers when everything that was said before is settled.
+    Flush(oneshot::Sender<()>),
+}
+
+/// A delivery that a worker is done with.
+pub(crate) enum Finished {
+    /// All its handlers ended well, and there is nothing else to say.
+    Ack(DeliveryTag),
+    Release(DeliveryTag),
+    /// The broker took it away before it was started.
+    Forgotten,
+    /// Anything else. Boxed, because it is rare and large.
+    Handled(Box<Handled>),
+}
+
+/// What handlers returned to be published, by the handler's name.
+pub(crate) type Events = Vec<(SmolStr, Vec<Result<Outgoing>>)>;
+
+pub(crate) struct Handled {
+    pub(crate) ended: Ended,
+    /// What to publish first.
+    pub(crate) events: Events,
+    pub(crate) elapsed: Option<Duration>,
+    /// Which worker waits for this key, in an ordered queue.
+    pub(crate) back: Option<(usize, KeyHash)>,
+}
+
+/// A settlement on its way, with what it means.
+struct Pending {
+    settlement: Settlement,
+    kind: Kind,
+    back: Option<(usize, KeyHash)>,
+    /// How often the broker did not do it.
+    failures: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Concluded(ConclusionKind),
+    Released,
+}
+
+/// How often a copy is tried to be stored before its delivery is given back to the broker.
+const COPY_TRIES: u32 = 5;
+
+type Work = Pin<Box<dyn Future<Output = Vec<Pending>> + Send>>;
+
+pub(crate) struct Settler {
+    queue: Arc<QueueRuntime>,
+    workers: Vec<mpsc::UnboundedSender<Back>>,
+    /// What is ready to be settled.
+    ready: Vec<Pending>,
+    /// Publishes of what handlers returned, and settlements that wait to be tried again.
+    under_way: FuturesUnordered<Work>,
+    flushes: Vec<oneshot::Sender<()>>,
+}
+
+impl Settler {
+    pub(crate) fn new(queue: Arc<QueueRuntime>, workers: Vec<mpsc::UnboundedSender<Back>>) -> Self {
+        let (ready, under_way, flushes) = (Vec::new(), FuturesUnordered::new(), Vec::new());
+        Self {
+            queue,
+            workers,
+            ready,
+            under_way,
+            flushes,
+        }
+    }
+
+    /// Runs until all workers have ended and everything is settled.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<ToSettler>) {
+        let mut open = true;
+        let mut received = Vec::new();
+        while open || !self.under_way.is_empty() || !self.ready.is_empty() {
+            if self.ready.is_empty() {
+                tokio::select! {
+                    count = inbox.recv_many(&mut received, 64), if open => open = count > 0,
+                    Some(done) = self.under_way.next(), if !self.under_way.is_empty() => self.ready.extend(done),
+                    else => {}
+                }
+            }
+            for message in received.drain(..) {
+                match message {
+                    ToSettler::Finished(finished) => self.take(finished),
+                    ToSettler::Flush(done) => self.flushes.push(done),
+                }
+            }
+            while let Some(Some(done)) = self.under_way.next().now_or_never() {
+                self.ready.extend(done);
+            }
+            self.settle().await;
+            if self.ready.is_empty() && self.under_way.is_empty() {
+                for flush in self.flushes.drain(..) {
+                    // The reader gave up waiting at its deadline.
+                    let _ = flush.send(());
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, finished: Vec<Finished>) {
+        let mut publishing = Vec::new();
+        let mut forgotten = 0;
+        self.ready.reserve(finished.len());
+        for finished in finished {
+            match finished {
+                Finished::Ack(tag) => self
+                    .ready
+                    .push(Pending::new(Settlement::Ack(tag), Kind::HANDLED)),
+                Finished::Release(tag) => self
+                    .ready
+                    .push(Pending::new(Settlement::Release(tag), Kind::Released)),
+                Finished::Forgotten => forgotten += 1,
+                Finished::Handled(handled) if handled.events.is_empty() => {
+                    let pending = conclude(&self.queue, &self.workers, *handled);
+                    self.ready.extend(pending);
+                }
+                Finished::Handled(handled) => publishing.push(*handled),
+            }
+        }
+        self.queue.held.remove(forgotten);
+        if !publishing.is_empty() {
+            self.under_way.push(Box::pin(publish(
+                self.queue.clone(),
+                self.workers.clone(),
+                publishing,
+            )));
+        }
+    }
+
+    async fn settle(&mut self) {
+        if self.ready.is_empty() {
+            return;
+        }
+        let ready = std::mem::take(&mut self.ready);
+        let settlements = ready
+            .iter()
+            .map(|pending| pending.settlement.clone())
+            .collect();
+        let results = self.queue.settle.settle(settlements).await;
+        debug_assert_eq!(
+            results.len(),
+            ready.len(),
+            "a backend answers for each settlement"
+        );
+        let mut count = Count::default();
+        let mut again = Vec::new();
+        for (pending, result) in ready.into_iter().zip(results) {
+            match result {
+                Ok(Settled::Done) => count.done(pending.kind),
+                Ok(Settled::Lost) => count.lost += 1,
+                Err(error) => {
+                    tracing::warn!(
+                        target: "switchboard",
+                        queue = self.queue.name(), tag = %pending.settlement.tag(), %error,
+                        "a delivery could not be settled; it is tried again"
+                    );
+                    again.push(pending.failed());
+                    continue;
+                }
+            }
+            if let Some((worker, key)) = pending.back {
+                // A worker that stopped at once has no use for it.
+                let _ = self.workers[worker].send(Back::Settled(key));
+            }
+        }
+        self.queue.held.remove(count.total());
+        count.report(&self.queue);
+        if !again.is_empty() {
+            self.try_again(again);
+        }
+    }
+
+    /// Settles again later, or not at all when the service stops at once: the broker then gives the
+    /// deliveries to someone else.
+    fn try_again(&mut self, again: Vec<Pending>) {
+        let queue = self.queue.clone();
+        let failures = again
+            .iter()
+            .map(|pending| pending.failures)
+            .max()
+            .unwrap_or(0);
+        let wait = Duration::from_millis(100 << failures.min(6)).min(Duration::from_secs(5));
+        self.under_way.push(Box::pin(async move {
+            tokio::select! {
+                biased;
+                () = queue.stop_now.cancelled() => {
+                    queue.held.remove(again.len());
+                    Vec::new()
+                }
+                () = tokio::time::sleep(wait) => again,
+            }
+        }));
+    }
+}
+
+/// Publishes what handlers returned, then concludes. A handler whose events were not published failed.
+async fn publish(
+    queue: Arc<QueueRuntime>,
+    workers: Vec<mpsc::UnboundedSender<Back>>,
+    mut handled: Vec<Handled>,
+) -> Vec<Pending> {
+    let mut batch = Vec::new();
+    let mut unencoded = Vec::new();
+    // Where each message comes from: the delivery, and the handler by its place.
+    let mut origins = Vec::new();
+    for (at, handled) in handled.iter_mut().enumerate() {
+        for (handler, (_, events)) in handled.events.iter_mut().enumerate() {
+            for event in std::mem::take(events) {
+                match event {
+                    Ok(outgoing) => {
+                        batch.push(outgoing);
+                        origins.push((at, handler));
+                    }
+                    Err(error) => unencoded.push((at, handler, error)),
+                }
+            }
+        }
+    }
+    let tags: Vec<_> = handled
+        .iter()
+        .map(|handled| handled.ended.delivery.tag())
+        .collect();
+    let bus = &queue.bus;
+    let results: Vec<Result<Receipt>> = tokio::select! {
+        biased;
+        results = async { bus.publish_all(batch).await } => results,
+        () = queue.stop_now.cancelled() => {
+            return tags.into_iter().map(|tag| Pending::new(Settlement::Release(tag), Kind::Released)).collect();
+        }
+    };
+    let refused = origins
+        .into_iter()
+        .zip(results)
+        .filter_map(|((at, handler), result)| Some((at, handler, result.err()?)));
+    for (at, handler, error) in unencoded.into_iter().chain(refused) {
+        let Handled { ended, events, .. } = &mut handled[at];
+        let name = &events[handler].0;
+        if !ended.failures.iter().any(|(failed, _)| failed == name) {
+            ended.failures.push((
+                name.clone(),
+                Verdict::Failed {
+                    after: None,
+                    error: Some(error.into()),
+                },
+            ));
+        }
+    }
+    handled
+        .into_iter()
+        .filter_map(|handled| conclude(&queue, &workers, handled))
+        .collect()
+}
+
+/// What becomes of a delivery. Nothing to settle when it stays with its worker, to be run again there.
+fn conclude(
+    queue: &QueueRuntime,
+    workers: &[mpsc::UnboundedSender<Back>],
+    handled: Handled,
+) -> Option<Pending> {
+    let Handled {
+        ended,
+        elapsed,
+        back,
+        ..
+    } = handled;
+    let (tag, attempt) = (ended.delivery.tag(), ended.attempt);
+    let observed = queue.observer.is_some().then(|| ended.delivery.clone());
+    let concluding = Concluding {
+        policy: &queue.policy,
+        consumer: &queue.service,
+        now: SystemTime::now(),
+    };
+    let Conclusion {
+        mut kind,
+        error,
+        mut settlement,
+    } = concluding.conclude(ended);
+    if let Some(error) = &error {
+        log(queue, kind, &settlement, attempt, error);
+    }
+    if queue.kind == QueueKind::Ephemeral && kind != ConclusionKind::Handled {
+        // At most once, nothing kept: what failed is over.
+        (kind, settlement) = (ConclusionKind::Handled, Settlement::Ack(tag));
+    }
+    if let (Some(observer), Some(delivery)) = (&queue.observer, &observed) {
+        observer(&Observed::new(
+            queue,
+            delivery,
+            kind,
+            attempt,
+            error.as_deref(),
+            elapsed,
+        ));
+    }
+    if let (Some((worker, _)), Settlement::Retry { message, delay, .. }) = (back, &settlement) {
+        Kind::Concluded(kind).count(queue, 1);
+        let delivery = Delivery::new((**message).clone(), tag);
+        let _ = workers[worker].send(Back::Again {
+            delivery,
+            delay: *delay,
+        });
+        return None;
+    }
+    Some(Pending {
+        back,
+        ..Pending::new(settlement, Kind::Concluded(kind))
+    })
+}
+
+fn log(
+    queue: &QueueRuntime,
+    kind: ConclusionKind,
+    settlement: &Settlement,
+    attempt: u32,
+    error: &str,
+) {
+    let (Settlement::Retry { message, .. } | Settlement::DeadLetter { message, .. }) = settlement
+    else {
+        return;
+    };
+    let (queue, key, id) = (queue.name(), message.key(), message.id());
+    match settlement {
+        Settlement::Retry { delay, .. } if kind == ConclusionKind::Retried => {
+            tracing::warn!(target: "switchboard", queue, %key, %id, attempt, error, ?delay, "a delivery failed and is tried again");
+        }
+        Settlement::DeadLetter { .. } => {
+            tracing::error!(target: "switchboard", queue, %key, %id, attempt, error, "a delivery became a dead letter");
+        }
+        _ => {}
+    }
+}
+
+impl Pending {
+    fn new(settlement: Settlement, kind: Kind) -> Self {
+        Self {
+            settlement,
+            kind,
+            back: None,
+            failures: 0,
+        }
+    }
+
+    /// The same once more. A copy that cannot be stored gives way: the broker keeps the original.
+    fn failed(mut self) -> Self {
+        self.failures += 1;
+        let copies = matches!(
+            self.settlement,
+            Settlement::Retry { .. } | Settlement::DeadLetter { .. }
+        );
+        if copies && self.failures >= COPY_TRIES {
+            self.settlement = Settlement::Release(self.settlement.tag());
+            self.kind = Kind::Released;
+        }
+        self
+    }
+}
+
+impl Kind {
+    const HANDLED: Self = Self::Concluded(ConclusionKind::Handled);
+
+    fn count(self, queue: &QueueRuntime, number: u64) {
+        let tally = queue.bus.tally();
+        let counter = match self {
+            Self::Released => &tally.released,
+            Self::Concluded(ConclusionKind::Handled) => &tally.handled,
+            Self::Concluded(ConclusionKind::Retried) => &tally.retried,
+            Self::Concluded(ConclusionKind::DeadLettered) => &tally.dead_lettered,
+            Self::Concluded(ConclusionKind::Skipped) => &tally.skipped,
+        };
+        add(counter, number);
+    }
+}
+
+/// What became of a batch.
+#[derive(Default)]
+struct Count {
+    handled: u64,
+    lost: u64,
+    others: Vec<Kind>,
+}
+
+impl Count {
+    fn done(&mut self, kind: Kind) {
+        if kind == Kind::HANDLED {
+            self.handled += 1
+        } else {
+            self.others.push(kind)
+        }
+    }
+
+    fn total(&self) -> usize {
+        usize::try_from(self.handled + self.lost).unwrap_or(usize::MAX) + self.others.len()
+    }
+
+    fn report(self, queue: &QueueRuntime) {
+        Kind::HANDLED.count(queue, self.handled);
+        for kind in self.others {
+            kind.count(queue, 1);
+        }
+        if self.lost > 0 {
+            add(&queue.bus.tally().lost, self.lost);
+            tracing::warn!(
+                target: "switchboard",
+                queue = queue.name(), count = self.lost,
+                "deliveries were settled too late: the broker had given them to someone else, and delivers them again"
+            );
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Opening a bus by URL.
+
+use event_core::{Bus, Error, ErrorKind, Result};
+
+/// What a URL scheme needs.
+struct Scheme {
+    name: &'static str,
+    feature: &'static str,
+    /// Whether this release has the backend at all.
+    released: bool,
+}
+
+const SCHEMES: &[Scheme] = &[
+    Scheme { name: "memory", feature: "memory", released: true },
+    Scheme { name: "amqp", feature: "amqp", released: false },
+    Scheme { name: "amqps", feature: "amqp", released: false },
+    Scheme { name: "redis", feature: "redis", released: false },
+    Scheme { name: "rediss", feature: "redis", released: false },
+    Scheme { name: "kafka", feature: "kafka", released: false },
+];
+
+/// The environment variable that [`connect_from_env`] reads.
+pub const URL_VARIABLE: &str = "SWITCHBOARD_URL";
+
+/// Opens a bus: the scheme of the URL says which broker it is.
+///
+/// | URL | broker | feature |
+/// | --- | --- | --- |
+/// | `memory://` | a fresh broker in this process, for tests and trying things out | `memory` |
+/// | `memory://name` | the same, shared within the process by its name | `memory` |
+///
+/// # Errors
+/// [`ErrorKind::InvalidUrl`] when the URL does not parse or its scheme is unknown, or which feature to add
+/// when the scheme's backend is not compiled in. A password in the URL is never part of a message.
+pub async fn connect(url: &str) -> Result<Bus> {
+    let Some((scheme, _)) = url.split_once("://") else {
+        return Err(invalid(format!("`{}` is not a broker URL; write it as `memory://name`", redact(url))));
+    };
+    match scheme {
+        #[cfg(feature = "memory")]
+        "memory" => Ok(Bus::new(event_memory::MemoryTransport::open(url)?)),
+        _ => Err(unavailable(scheme)),
+    }
+}
+
+/// Opens a bus by the URL in the environment variable `SWITCHBOARD_URL`.
+///
+/// Without it: if exactly one broker is compiled in (memory does not count), that broker on this machine;
+/// if none is, `memory://`.
+///
+/// # Errors
+/// As [`connect`]; and when several brokers are compiled in and the variable is not set.
+pub async fn connect_from_env() -> Result<Bus> {
+    match std::env::var(URL_VARIABLE) {
+        Ok(url) => connect(&url).await,
+        Err(std::env::VarError::NotPresent) => connect("memory://").await,
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(invalid(format!("`{URL_VARIABLE}` is not UTF-8; write it as `memory://name`")))
+        }
+    }
+}
+
+fn unavailable(scheme: &str) -> Error {
+    let Some(known) = SCHEMES.iter().find(|known| known.name == scheme) else {
+        let names: Vec<_> = SCHEMES.iter().map(|known| format!("`{}`", known.name)).collect();
+        let shown: String = scheme.chars().take(20).collect();
+        return invalid(format!("`{}` is not a known scheme; use one of {}", shown.escape_debug(), names.join(", ")));
+    };
+    let feature = known.feature;
+    if known.released {
+        invalid(format!("`{scheme}://` needs the feature `{feature}`; add it to `switchboard` in Cargo.toml"))
+    } else {
+        invalid(format!("`{scheme}://` needs the feature `{feature}`, which this release does not have"))
+    }
+}
+
+fn invalid(text: String) -> Error {
+    Error::new(ErrorKind::InvalidUrl, text)
+}
+
+/// Anything before an `@` may be a password.
+fn redact(url: &str) -> String {
+    let shown = url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, host)| format!("…@{host}"));
+    shown.chars().take(60).collect()
+}
