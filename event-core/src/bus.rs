@@ -11,6 +11,7 @@ use smol_str::SmolStr;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    address::Address,
     capabilities::Capabilities,
     counters::{Counters, Tally, add},
     dead_letter::DeadLetterQueue,
@@ -177,7 +178,7 @@ impl Bus {
     pub(crate) fn account<'r>(
         &self,
         results: impl Iterator<Item = &'r Result<Receipt>>,
-        address: impl Fn(usize) -> Option<String>,
+        address: impl Fn(usize) -> Option<&'r Address>,
     ) {
         let (mut published, mut unroutable) = (0, 0);
         for (at, result) in results.enumerate() {
@@ -198,10 +199,12 @@ impl Bus {
     }
 
     /// Warns once for each address.
-    fn warn_unroutable(&self, address: Option<String>) {
+    fn warn_unroutable(&self, address: Option<&Address>) {
         // Keys may hold fields of events: a bound, so that the set cannot grow for ever.
         const REMEMBERED: usize = 1_000;
-        let Some(address) = address else { return };
+        let Some(address) = address.map(Address::to_string) else {
+            return;
+        };
         let mut known = self
             .unroutable
             .lock()

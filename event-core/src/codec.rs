@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::{
+    error::{BoxError, Error, ErrorKind, Result},
+    payload,
+};
 
 /// Turns values of `T` into payloads and back. Named in `#[event(codec = …)]`; [`Json`] by default.
 ///
@@ -58,9 +61,9 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
     const CONTENT_TYPE: &'static str = "application/json";
 
     fn encode(value: &T) -> Result<Bytes> {
-        serde_json::to_vec(value)
-            .map(Bytes::from)
-            .map_err(|e| encode_error("JSON", e))
+        payload::written(|buffer| {
+            serde_json::to_writer(buffer, value).map_err(|e| encode_error("JSON", e))
+        })
     }
 
     fn decode(payload: &Bytes) -> Result<T> {
@@ -78,9 +81,12 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for MessagePack {
     const CONTENT_TYPE: &'static str = "application/msgpack";
 
     fn encode(value: &T) -> Result<Bytes> {
-        rmp_serde::to_vec_named(value)
-            .map(Bytes::from)
-            .map_err(|e| encode_error("MessagePack", e))
+        payload::written(|buffer| {
+            let mut serializer = rmp_serde::Serializer::new(buffer).with_struct_map();
+            value
+                .serialize(&mut serializer)
+                .map_err(|e| encode_error("MessagePack", e))
+        })
     }
 
     fn decode(payload: &Bytes) -> Result<T> {
@@ -98,9 +104,9 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Cbor {
     const CONTENT_TYPE: &'static str = "application/cbor";
 
     fn encode(value: &T) -> Result<Bytes> {
-        let mut bytes = Vec::new();
-        ciborium::into_writer(value, &mut bytes).map_err(|e| encode_error("CBOR", e))?;
-        Ok(bytes.into())
+        payload::written(|buffer| {
+            ciborium::into_writer(value, buffer).map_err(|e| encode_error("CBOR", e))
+        })
     }
 
     fn decode(payload: &Bytes) -> Result<T> {

@@ -96,6 +96,14 @@ impl QueueRuntime {
         &self.name
     }
 
+    /// The names of the handlers in a set, in order.
+    pub(crate) fn names(&self, set: HandlerSet) -> impl Iterator<Item = SmolStr> {
+        let named = self.handlers.iter().enumerate();
+        named
+            .filter(move |(at, _)| set & (1 << at) != 0)
+            .map(|(_, handler)| handler.name.clone())
+    }
+
     /// Of the handlers that a message waits for: those that are here and take its key, and the others.
     pub(crate) fn split_handlers(
         &self,

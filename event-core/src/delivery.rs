@@ -80,6 +80,11 @@ impl Delivery {
         context::time(self.message.headers(), context::FIRST_FAILURE)
     }
 
+    /// The same delivery with what was inside of its message.
+    pub(crate) fn with_message(&self, message: Message) -> Self {
+        Self { message, ..*self }
+    }
+
     pub(crate) fn message_mut(&mut self) -> &mut Message {
         &mut self.message
     }

@@ -4,9 +4,8 @@ use bytes::Bytes;
 
 use crate::{
     bus::Bus,
-    codec::{Codec, check_content_type},
     delivery::Delivery,
-    error::{Error, ErrorKind, Result},
+    error::Result,
     header::Headers,
     message::Message,
     name::{ExchangeName, RoutingKey},
@@ -51,6 +50,14 @@ pub struct Older {
     pub older: &'static [&'static Older],
 }
 
+impl Older {
+    /// Whether the older type, or one that it reads, takes a message with this address.
+    pub fn takes(&self, exchange: &str, key: &str) -> bool {
+        self.routes.iter().any(|route| route.takes(exchange, key))
+            || self.older.iter().any(|older| older.takes(exchange, key))
+    }
+}
+
 /// All routes that a handler of `E` takes: its own, then those of older versions.
 pub(crate) fn all_routes<E: Event>() -> Vec<&'static RouteInfo> {
     fn add(
@@ -66,18 +73,6 @@ pub(crate) fn all_routes<E: Event>() -> Vec<&'static RouteInfo> {
     let mut all = Vec::new();
     add(E::ROUTES, E::OLDER, &mut all);
     all
-}
-
-/// Whether a handler of `E` takes a message with this address, through an older version or not.
-#[doc(hidden)]
-pub fn takes<E: Event>(exchange: &str, key: &str) -> bool {
-    fn any(routes: &[RouteInfo], older: &[&Older], exchange: &str, key: &str) -> bool {
-        routes.iter().any(|route| route.takes(exchange, key))
-            || older
-                .iter()
-                .any(|version| any(version.routes, version.older, exchange, key))
-    }
-    any(E::ROUTES, E::OLDER, exchange, key)
 }
 
 /// An event that can be encoded for one of its routes. Implemented by the derive.
@@ -171,65 +166,4 @@ impl Publish for RawEvent {
         *message.headers_mut() = self.headers.clone();
         Outgoing::new(message)
     }
-}
-
-/// Decodes a payload with a codec, after a look at what the sender says it is. Called by the derive.
-#[doc(hidden)]
-pub fn decode_with<C: Codec<T>, T>(delivery: &Delivery) -> Result<T> {
-    check_content_type(delivery.message().content_type(), C::CONTENT_TYPE)?;
-    C::decode(delivery.message().payload())
-}
-
-/// The answer to an address that the type does not take; the framework does not ask for those.
-#[doc(hidden)]
-pub fn not_taken(type_name: &str, delivery: &Delivery) -> Error {
-    let message = delivery.message();
-    let (exchange, key) = (message.exchange(), message.key());
-    Error::new(
-        ErrorKind::Decode,
-        format!("`{type_name}` has no event `{key}` on exchange `{exchange}`"),
-    )
-}
-
-/// Puts a field's value into a routing key. Called by the derive.
-#[doc(hidden)]
-pub fn push_word(key: &mut String, field: &str, value: &dyn std::fmt::Display) -> Result<()> {
-    use std::fmt::Write;
-    let start = key.len();
-    // Writing into a string fails only when the value's own `Display` does.
-    let written = write!(key, "{value}");
-    let word = &key[start..];
-    if written.is_err() || word.is_empty() || word.contains(['.', '*', '#']) {
-        let shown: String = word.chars().take(40).collect();
-        return Err(Error::new(
-            ErrorKind::Encode,
-            format!(
-                "field `{field}` is `{shown}`, which cannot be a word of a routing key; it must not be empty or contain `.`, `*` or `#`"
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// What `validate` calls. Only with the feature `garde`.
-#[cfg(feature = "garde")]
-#[doc(hidden)]
-pub fn validate<T: garde::Validate<Context = ()>>(value: &T) -> Result<()> {
-    value.validate().map_err(|report| {
-        let text: Vec<String> = report
-            .iter()
-            .map(|(path, error)| {
-                let path = path.to_string();
-                if path.is_empty() {
-                    error.to_string()
-                } else {
-                    format!("`{path}`: {error}")
-                }
-            })
-            .collect();
-        Error::new(
-            ErrorKind::Invalid,
-            format!("not valid: {}", text.join("; ")),
-        )
-    })
 }

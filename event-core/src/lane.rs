@@ -322,28 +322,25 @@ where
         }
     }
 
-    /// Calls the service if it is ready. `Err` gives the delivery back: it is not.
+    /// Calls the service, which is ready or has failed.
     fn call(
         &mut self,
+        ready: std::result::Result<(), V::Error>,
         slot: usize,
         delivery: Delivery,
         span: &Span,
-        cx: &mut Context<'_>,
-    ) -> std::result::Result<Poll<Reply>, Delivery> {
-        match self.service.poll_ready(cx) {
-            Poll::Pending => Err(delivery),
-            Poll::Ready(Err(error)) => Ok(Poll::Ready(failed(error.into()))),
-            Poll::Ready(Ok(())) => {
-                let service = &mut self.service;
-                let future = catch_unwind(AssertUnwindSafe(|| {
-                    let _entered = span.enter();
-                    service.call(delivery)
-                }));
-                Ok(match future {
-                    Ok(future) => self.flight.start(slot, future, span).map(Self::reply),
-                    Err(panic) => Poll::Ready(panicked(panic)),
-                })
-            }
+    ) -> Poll<Reply> {
+        if let Err(error) = ready {
+            return Poll::Ready(failed(error.into()));
+        }
+        let service = &mut self.service;
+        let call = || {
+            let _entered = span.enter();
+            service.call(delivery)
+        };
+        match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(future) => self.flight.start(slot, future, span).map(Self::reply),
+            Err(panic) => Poll::Ready(panicked(panic)),
         }
     }
 }
@@ -370,30 +367,28 @@ where
         span: &Span,
         cx: &mut Context<'_>,
     ) -> Poll<Reply> {
-        if !self.waiting.is_empty() {
-            self.waiting
-                .push_back((slot, delivery.clone(), span.clone()));
-            return Poll::Pending;
+        let delivery = delivery.clone();
+        if self.waiting.is_empty()
+            && let Poll::Ready(ready) = self.service.poll_ready(cx)
+        {
+            return self.call(ready, slot, delivery, span);
         }
-        self.call(slot, delivery.clone(), span, cx)
-            .unwrap_or_else(|delivery| {
-                self.waiting.push_back((slot, delivery, span.clone()));
-                Poll::Pending
-            })
+        self.waiting.push_back((slot, delivery, span.clone()));
+        Poll::Pending
     }
 
     fn poll_done(&mut self, cx: &mut Context<'_>) -> Poll<(usize, Reply)> {
         if let Poll::Ready((slot, output)) = self.flight.poll_done(cx) {
             return Poll::Ready((slot, Self::reply(output)));
         }
-        while let Some((slot, delivery, span)) = self.waiting.pop_front() {
-            match self.call(slot, delivery, &span, cx) {
-                Ok(Poll::Ready(reply)) => return Poll::Ready((slot, reply)),
-                Ok(Poll::Pending) => {}
-                Err(delivery) => {
-                    self.waiting.push_front((slot, delivery, span));
-                    break;
-                }
+        while !self.waiting.is_empty()
+            && let Poll::Ready(ready) = self.service.poll_ready(cx)
+        {
+            let Some((slot, delivery, span)) = self.waiting.pop_front() else {
+                break;
+            };
+            if let Poll::Ready(reply) = self.call(ready, slot, delivery, &span) {
+                return Poll::Ready((slot, reply));
             }
         }
         // What was just started has to be polled with this task's waker.

@@ -3,6 +3,7 @@
 //! Applications depend on the facade `switchboard`, which re-exports what they need. This crate is for
 //! people who write a backend: see [`Transport`].
 
+mod address;
 mod bus;
 mod capabilities;
 mod checks;
@@ -13,6 +14,8 @@ mod context;
 mod counters;
 mod dead_letter;
 mod delivery;
+mod derived;
+mod envelope;
 mod error;
 mod event;
 mod extract;
@@ -26,6 +29,7 @@ mod name;
 mod observe;
 mod outcome;
 mod outgoing;
+mod payload;
 mod publish_layer;
 mod publishing;
 mod queue;
@@ -41,6 +45,7 @@ mod topology;
 mod transport;
 mod worker;
 
+pub use address::Address;
 pub use bus::{Bus, BusTopology};
 pub use bytes::Bytes;
 pub use capabilities::{Capabilities, Capability, Support};
@@ -73,7 +78,7 @@ pub use retry::RetryPolicy;
 pub use route::{Route, RouteInfo};
 pub use service::{Running, Service};
 pub use shutdown::{IntoShutdown, Shutdown, shutdown_signal};
-pub use topic::{Pattern, PatternError, TopicMap};
+pub use topic::{Pattern, PatternError, TopicMap, key_matches};
 pub use topology::{Binding, QueueKind, QueueSpec, Removal, Topology};
 pub use transport::{
     Arrival, ConnectionState, DeadLetters, Deliveries, Receipt, Settle, Subscription, Transport,
@@ -86,10 +91,9 @@ pub mod __private {
         bus::Bus,
         codec::{Codec, Json, Raw, RawPayload},
         delivery::Delivery,
+        derived::*,
         error::{BoxError, Error, Result},
-        event::{
-            Encode, Event, Older, Publish, RawEvent, decode_with, not_taken, push_word, takes,
-        },
+        event::{Encode, Event, Older, Publish, RawEvent},
         message::Message,
         name::{ExchangeName, RoutingKey},
         outgoing::{IntoOutgoing, Outgoing},
@@ -97,11 +101,4 @@ pub mod __private {
         route::{Route, RouteInfo},
     };
     pub use bytes::Bytes;
-
-    #[cfg(feature = "cbor")]
-    pub use crate::codec::Cbor;
-    #[cfg(feature = "msgpack")]
-    pub use crate::codec::MessagePack;
-    #[cfg(feature = "garde")]
-    pub use crate::event::validate;
 }

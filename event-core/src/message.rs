@@ -6,6 +6,7 @@ use bytes::Bytes;
 use smol_str::SmolStr;
 
 use crate::{
+    address::Address,
     header::{HeaderValue, Headers},
     id::MessageId,
     name::{ExchangeName, RoutingKey},
@@ -17,13 +18,11 @@ use crate::{
 /// they publish events, which become messages in [`Bus`](crate::Bus).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    exchange: ExchangeName,
-    key: RoutingKey,
+    address: Address,
     id: MessageId,
     /// Microseconds since 1970, or 0 when the sender did not say.
     time: u64,
     source: SmolStr,
-    content_type: SmolStr,
     partition_key: Option<SmolStr>,
     headers: Headers,
     payload: Bytes,
@@ -33,13 +32,16 @@ pub struct Message {
 impl Message {
     /// A message with an empty envelope, for backends and tests.
     pub fn new(exchange: ExchangeName, key: RoutingKey, payload: impl Into<Bytes>) -> Self {
+        Self::to(Address::new(exchange, key), payload)
+    }
+
+    /// A message with an empty envelope to a shared address.
+    pub fn to(address: Address, payload: impl Into<Bytes>) -> Self {
         Self {
-            exchange,
-            key,
+            address,
             id: MessageId::UNSET,
             time: 0,
             source: SmolStr::default(),
-            content_type: SmolStr::default(),
             partition_key: None,
             headers: Headers::new(),
             payload: payload.into(),
@@ -47,14 +49,19 @@ impl Message {
         }
     }
 
+    /// Where it goes and what its payload is.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// The exchange it is published to.
     pub fn exchange(&self) -> &ExchangeName {
-        &self.exchange
+        self.address.exchange()
     }
 
     /// The routing key; also the `type` of the CloudEvents envelope.
     pub fn key(&self) -> &RoutingKey {
-        &self.key
+        self.address.key()
     }
 
     /// The id, unique together with [`source`](Self::source).
@@ -74,7 +81,7 @@ impl Message {
 
     /// The media type of the payload. Empty when the sender did not say.
     pub fn content_type(&self) -> &str {
-        &self.content_type
+        self.address.content_type()
     }
 
     /// Messages with one partition key are handled in order.
@@ -122,7 +129,7 @@ impl Message {
 
     /// The same message with another media type.
     pub fn with_content_type(mut self, content_type: impl Into<SmolStr>) -> Self {
-        self.content_type = content_type.into();
+        self.address = self.address.with_content_type(content_type);
         self
     }
 

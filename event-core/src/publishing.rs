@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::{
+    address::Address,
     bus::Bus,
     error::{Error, ErrorKind, Result},
     header::HeaderValue,
     id::MessageId,
     message::Message,
-    name::{ExchangeName, RoutingKey},
     outgoing::{IntoOutgoing, Outgoing},
     transport::Receipt,
 };
@@ -76,7 +76,7 @@ impl<'a> IntoFuture for Publishing<'a> {
             Ok(outgoing) => {
                 let mut message = outgoing.into_message();
                 self.bus.stamp(std::iter::once(&mut message));
-                let address = (message.exchange().clone(), message.key().clone());
+                let address = message.address().clone();
                 let sending = Sending::new(self.bus, vec![message]);
                 Single::Sending {
                     sending,
@@ -99,7 +99,7 @@ enum Single<'a> {
     Failed(Option<Error>),
     Sending {
         sending: Sending<'a>,
-        address: (ExchangeName, RoutingKey),
+        address: Address,
         bus: &'a Bus,
     },
 }
@@ -112,13 +112,11 @@ impl Future for PublishFuture<'_> {
             Single::Failed(error) => Poll::Ready(Err(error.take().unwrap_or_else(polled_again))),
             Single::Sending {
                 sending,
-                address: (exchange, key),
+                address,
                 bus,
             } => {
                 let mut results = ready!(sending.poll(cx));
-                bus.account(results.iter(), |_| {
-                    Some(format!("`{key}` on exchange `{exchange}`"))
-                });
+                bus.account(results.iter(), |_| Some(&*address));
                 let missing = || {
                     Err(Error::new(
                         ErrorKind::Internal,
@@ -270,29 +268,23 @@ impl fmt::Debug for PublishAllFuture<'_> {
 }
 
 /// The addresses of a batch, in runs of equal ones: where each run ends, and its address.
-struct Addresses(Vec<(usize, ExchangeName, RoutingKey)>);
+struct Addresses(Vec<(usize, Address)>);
 
 impl Addresses {
     fn of(messages: &[Message]) -> Self {
-        let mut runs: Vec<(usize, ExchangeName, RoutingKey)> = Vec::new();
+        let mut runs: Vec<(usize, Address)> = Vec::new();
         for (at, message) in messages.iter().enumerate() {
             match runs.last_mut() {
-                Some((end, exchange, key))
-                    if key == message.key() && exchange == message.exchange() =>
-                {
-                    *end = at + 1
-                }
-                _ => runs.push((at + 1, message.exchange().clone(), message.key().clone())),
+                Some((end, address)) if address == message.address() => *end = at + 1,
+                _ => runs.push((at + 1, message.address().clone())),
             }
         }
         Self(runs)
     }
 
-    fn get(&self, at: usize) -> Option<String> {
-        let run = self.0.partition_point(|(end, ..)| *end <= at);
-        self.0
-            .get(run)
-            .map(|(_, exchange, key)| format!("`{key}` on exchange `{exchange}`"))
+    fn get(&self, at: usize) -> Option<&Address> {
+        let run = self.0.partition_point(|(end, _)| *end <= at);
+        self.0.get(run).map(|(_, address)| address)
     }
 }
 

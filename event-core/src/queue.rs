@@ -52,11 +52,14 @@ pub(crate) struct QueueSettings {
     pub(crate) retry: RetryPolicy,
 }
 
+/// Makes the lanes of a handler once the state and the layers of its service are known.
+type WithState<S> = Box<dyn FnOnce(Arc<S>, &[ServiceLayer]) -> MakeLane + Send>;
+
 /// A handler of a queue, before the service's state is known.
 pub(crate) struct Registered<S> {
     pub(crate) name: Option<SmolStr>,
     pub(crate) routes: Vec<&'static RouteInfo>,
-    pub(crate) make: Box<dyn FnOnce(Arc<S>, &[ServiceLayer]) -> MakeLane + Send>,
+    pub(crate) make: WithState<S>,
 }
 
 impl<S> Queue<S, Identity> {

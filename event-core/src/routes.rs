@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use crate::{
+    address::Address,
+    envelope,
     error::{Error, ErrorKind, Result},
-    name::{ExchangeName, RoutingKey},
     route::RouteInfo,
     topic::{Pattern, TopicMap},
 };
@@ -55,25 +56,27 @@ impl RouteTable {
 
 /// Remembers the last answer: neighbours in a queue tend to have one address.
 #[derive(Debug, Default)]
-pub(crate) struct LastRoute(Option<(ExchangeName, RoutingKey, HandlerSet)>);
+pub(crate) struct LastRoute(Option<(Address, Way)>);
+
+/// What an address says about its messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    pub(crate) handlers: HandlerSet,
+    /// Whether the event is inside of a CloudEvents document.
+    pub(crate) structured: bool,
+}
 
 impl LastRoute {
-    pub(crate) fn find(
-        &mut self,
-        table: &RouteTable,
-        exchange: &ExchangeName,
-        key: &RoutingKey,
-    ) -> HandlerSet {
+    pub(crate) fn find(&mut self, table: &RouteTable, address: &Address) -> Way {
         match &self.0 {
-            Some((last_exchange, last_key, set))
-                if last_key == key && last_exchange == exchange =>
-            {
-                *set
-            }
+            Some((last, way)) if last == address => *way,
             _ => {
-                let set = table.find(exchange, key);
-                self.0 = Some((exchange.clone(), key.clone(), set));
-                set
+                let way = Way {
+                    handlers: table.find(address.exchange(), address.key()),
+                    structured: envelope::is_structured(address.content_type()),
+                };
+                self.0 = Some((address.clone(), way));
+                way
             }
         }
     }

@@ -325,7 +325,7 @@ fn conclude(
     }
     if let (Some((worker, _)), Settlement::Retry { message, delay, .. }) = (back, &settlement) {
         Kind::Concluded(kind).count(queue, 1);
-        let delivery = Delivery::new((**message).clone(), tag);
+        let delivery = Box::new(Delivery::new((**message).clone(), tag));
         let _ = workers[worker].send(Back::Again {
             delivery,
             delay: *delay,

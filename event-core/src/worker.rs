@@ -49,7 +49,10 @@ pub(crate) enum Back {
     /// The next delivery of this key may run.
     Settled(KeyHash),
     /// Run it again after the delay; those of its key wait meanwhile.
-    Again { delivery: Delivery, delay: Duration },
+    Again {
+        delivery: Box<Delivery>,
+        delay: Duration,
+    },
 }
 
 /// Deliveries of one partition key have one hash. A collision costs concurrency, not order.
@@ -100,6 +103,8 @@ pub(crate) struct Worker {
 /// A delivery whose handlers run, one after the other.
 struct Flying {
     delivery: Delivery,
+    /// What was inside, when the message is a CloudEvents document. Copies are made of the document.
+    opened: Option<Box<Delivery>>,
     key: Option<KeyHash>,
     attempt: u32,
     /// The handlers that have not run yet.
@@ -111,6 +116,13 @@ struct Flying {
     events: Events,
     span: Span,
     started: Option<Instant>,
+}
+
+impl Flying {
+    /// The delivery as the handlers see it.
+    fn event(&self) -> &Delivery {
+        self.opened.as_deref().unwrap_or(&self.delivery)
+    }
 }
 
 /// What a worker has to wait for outside of its poll.
@@ -258,10 +270,10 @@ impl Worker {
         while let Poll::Ready(Some(back)) = self.channels.back.poll_recv(cx) {
             match back {
                 Back::Settled(key) => self.free_key(key),
-                Back::Again { delivery, .. } if self.stopping => self.release_held(delivery),
+                Back::Again { delivery, .. } if self.stopping => self.release_held(*delivery),
                 Back::Again { delivery, delay } => {
                     let tag = delivery.tag();
-                    self.parked.insert(tag, delivery);
+                    self.parked.insert(tag, *delivery);
                     self.timers
                         .push(tokio::time::sleep(delay).map(move |()| tag).boxed());
                 }

@@ -12,6 +12,7 @@ use crate::{
     conclude::Ended,
     context,
     delivery::Delivery,
+    envelope,
     outcome::Verdict,
     reply::Reply,
     settler::{Events, Finished, Handled},
@@ -79,9 +80,8 @@ impl Worker {
         cx: &mut Context<'_>,
     ) {
         let message = delivery.message();
-        let mut todo = self
-            .last_route
-            .find(&self.queue.routes, message.exchange(), message.key());
+        let way = self.last_route.find(&self.queue.routes, message.address());
+        let mut todo = way.handlers;
         let mut missing = (todo == 0).then(Vec::new);
         if !message.headers().is_empty()
             && let Some(left) = context::handlers_left(message.headers())
@@ -99,9 +99,20 @@ impl Worker {
             attempt,
         );
         let started = self.queue.observer.is_some().then(Instant::now);
-        let (failures, events) = (Vec::new(), Vec::new());
+        let (mut failures, events) = (Vec::new(), Vec::new());
+        let mut opened = None;
+        if way.structured {
+            match envelope::open(message) {
+                Ok(inner) => opened = Some(Box::new(delivery.with_message(inner))),
+                Err(error) => {
+                    let names = self.queue.names(std::mem::take(&mut todo));
+                    failures.extend(names.map(|name| (name, Verdict::Unusable(error.clone()))));
+                }
+            }
+        }
         let mut flying = Flying {
             delivery,
+            opened,
             key,
             attempt,
             todo,
@@ -124,7 +135,7 @@ impl Worker {
             let handler = flying.todo.trailing_zeros() as usize;
             flying.todo &= flying.todo - 1;
             flying.current = handler;
-            match self.lanes[handler].start(slot, &flying.delivery, &flying.span, cx) {
+            match self.lanes[handler].start(slot, flying.event(), &flying.span, cx) {
                 Poll::Ready(reply) => self.note(flying, reply),
                 Poll::Pending => return Poll::Pending,
             }

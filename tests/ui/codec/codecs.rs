@@ -1,0 +1,23 @@
+//! Codecs that do not fit.
+
+use serde::{Deserialize, Serialize};
+use switchboard::Event;
+
+#[derive(Event)]
+#[event(exchange = "order", key = "order.v1.photo", codec = Raw)]
+struct TwoFields {
+    id: u64,
+    photo: Vec<u8>,
+}
+
+#[derive(Event)]
+#[event(exchange = "order", key = "order.v1.count", codec = Raw)]
+struct NotBytes(u64);
+
+struct NoCodec;
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(exchange = "order", key = "order.v1.submit", codec = NoCodec)]
+struct Order;
+
+fn main() {}
