@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use event_core::{
-    Arrival, Binding, Bus, Delivery, Event, ExchangeName, HandlerResult, IntoOutgoing, Message,
-    Queue, QueueSpec, Result, RoutingKey, Service, Settlement, Topology, Transport,
+    Address, Arrival, Binding, Bus, Delivery, Event, ExchangeName, HandlerResult, IntoOutgoing,
+    Message, Queue, QueueSpec, Result, RoutingKey, Service, Settlement, Topology, Transport,
 };
 use event_derive::Event;
 use event_memory::MemoryBroker;
@@ -196,15 +196,13 @@ where
 /// Anything that the backend fails with.
 pub async fn backend(messages: u64, payload: Bytes) -> Result<Taken> {
     let transport: Arc<dyn Transport> = Arc::new(MemoryBroker::new().connect());
-    let (exchange, key) = (
-        ExchangeName::new("bench")?,
-        RoutingKey::new("bench.v1.raw")?,
-    );
+    let exchange = ExchangeName::new("bench")?;
+    let address = Address::new(exchange.clone(), RoutingKey::new("bench.v1.raw")?);
     let mut spec = QueueSpec::new("bench_queue".parse()?);
     spec.bindings.push(Binding::new("bench", "bench.#")?);
     transport
         .declare(&Topology {
-            exchanges: vec![exchange.clone()],
+            exchanges: vec![exchange],
             queues: vec![spec.clone()],
         })
         .await?;
@@ -214,7 +212,7 @@ pub async fn backend(messages: u64, payload: Bytes) -> Result<Taken> {
     let start = Instant::now();
     for _ in 0..batches {
         let batch = (0..BATCH)
-            .map(|_| Message::new(exchange.clone(), key.clone(), payload.clone()))
+            .map(|_| Message::to(address.clone(), payload.clone()))
             .collect();
         for result in transport.publish(batch, deadline).await {
             result?;

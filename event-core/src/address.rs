@@ -20,15 +20,17 @@ enum Repr {
     Shared(Arc<Parts>),
 }
 
+/// What an address consists of. Only the derive names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Parts {
+pub struct Parts {
     exchange: ExchangeName,
     key: RoutingKey,
     content_type: SmolStr,
 }
 
 impl Parts {
-    pub(crate) const fn checked(
+    /// Parts that were checked while compiling, by the derive.
+    pub const fn checked(
         exchange: &'static str,
         key: &'static str,
         content_type: &'static str,
@@ -56,6 +58,19 @@ impl Address {
         Self::of(Parts {
             content_type: content_type.into(),
             ..self.parts().clone()
+        })
+    }
+
+    /// The address of a route of the derive's, with the key that a value has.
+    pub(crate) fn filled(
+        exchange: &'static str,
+        key: RoutingKey,
+        content_type: &'static str,
+    ) -> Self {
+        Self::of(Parts {
+            exchange: ExchangeName::checked(exchange),
+            key,
+            content_type: SmolStr::new_static(content_type),
         })
     }
 

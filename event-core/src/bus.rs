@@ -1,9 +1,8 @@
 //! The bus: one broker as an application sees it.
 
 use std::{
-    collections::HashSet,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -12,13 +11,14 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     address::Address,
-    capabilities::Capabilities,
+    capabilities::{Capabilities, Capability},
     counters::{Counters, Tally, add},
     dead_letter::DeadLetterQueue,
     error::{ErrorKind, Result},
     id::IdMaker,
     isolation::Process,
     message::{Message, unix_micros},
+    once::Once,
     outgoing::IntoOutgoing,
     publish_layer::{PublishLayer, PublishLayers, PublishStack},
     publishing::{PublishAll, Publishing},
@@ -35,7 +35,7 @@ pub struct Bus {
     transport: Arc<dyn Transport>,
     layers: PublishLayers,
     tally: Arc<Tally>,
-    unroutable: Arc<Mutex<HashSet<String>>>,
+    unroutable: Arc<Once>,
     process: Process,
     source: SmolStr,
     deadline: Duration,
@@ -200,22 +200,14 @@ impl Bus {
 
     /// Warns once for each address.
     fn warn_unroutable(&self, address: Option<&Address>) {
-        // Keys may hold fields of events: a bound, so that the set cannot grow for ever.
-        const REMEMBERED: usize = 1_000;
-        let Some(address) = address.map(Address::to_string) else {
-            return;
-        };
-        let mut known = self
-            .unroutable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if known.len() < REMEMBERED && !known.contains(&address) {
+        if let Some(address) = address.map(Address::to_string)
+            && self.unroutable.first(&address)
+        {
             tracing::warn!(
                 target: "switchboard",
                 "published to {address}, and no queue is bound for it: the message went nowhere; \
                  declare the queue first, or publish it `mandatory`"
             );
-            known.insert(address);
         }
     }
 }
@@ -259,6 +251,10 @@ impl BusTopology<'_> {
     /// # Errors
     /// A name is not legal, or the broker did not answer.
     pub async fn unbind(&self, queue: &str, exchange: &str, pattern: &str) -> Result<()> {
+        let of = format!("queue `{queue}`");
+        self.bus
+            .capabilities()
+            .require(Capability::Unbind, "unbind", &of)?;
         let (queue, binding) = (queue.parse()?, Binding::new(exchange, pattern)?);
         self.bus
             .transport
@@ -274,6 +270,10 @@ impl BusTopology<'_> {
     /// [`ErrorKind::Unsupported`] where the broker cannot list bindings.
     pub async fn prune(&self, topology: &Topology) -> Result<()> {
         for queue in &topology.queues {
+            let of = format!("queue `{}`", queue.name);
+            self.bus
+                .capabilities()
+                .require(Capability::Prune, "prune", &of)?;
             let removal = Removal::OtherBindings {
                 queue: queue.name.clone(),
                 keep: queue.bindings.clone(),
@@ -288,6 +288,10 @@ impl BusTopology<'_> {
     /// # Errors
     /// The name is not legal, or the broker did not answer.
     pub async fn delete_queue(&self, queue: &str) -> Result<()> {
+        let of = format!("queue `{queue}`");
+        self.bus
+            .capabilities()
+            .require(Capability::DeleteQueue, "delete_queue", &of)?;
         self.bus
             .transport
             .remove(&Removal::Queue(queue.parse()?))

@@ -9,6 +9,7 @@ use crate::{
     dead_letter::Reason,
     delivery::{Delivery, Settlement},
     error::{Error, ErrorKind},
+    fate::Fate,
     outcome::{Outcome, Verdict},
     retry::RetryPolicy,
 };
@@ -33,18 +34,9 @@ pub(crate) struct Ended {
 /// What becomes of a delivery, before it is settled.
 #[derive(Debug)]
 pub(crate) struct Conclusion {
-    pub(crate) kind: ConclusionKind,
+    pub(crate) fate: Fate,
     pub(crate) error: Option<String>,
     pub(crate) settlement: Settlement,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ConclusionKind {
-    Handled,
-    Retried,
-    DeadLettered,
-    /// No handler here knows it; it waits for one that does.
-    Skipped,
 }
 
 /// Who concludes.
@@ -113,7 +105,7 @@ impl Concluding<'_> {
                 delay: wait,
             };
             return Conclusion {
-                kind: ConclusionKind::Retried,
+                fate: Fate::Retried,
                 error,
                 settlement,
             };
@@ -141,7 +133,7 @@ impl Concluding<'_> {
                     delay: wait,
                 };
                 return Conclusion {
-                    kind: ConclusionKind::Skipped,
+                    fate: Fate::Skipped,
                     error,
                     settlement,
                 };
@@ -164,7 +156,7 @@ impl Concluding<'_> {
 
         if tally.rejections.is_empty() {
             return Conclusion {
-                kind: ConclusionKind::Handled,
+                fate: Fate::Handled,
                 error,
                 settlement: Settlement::Ack(tag),
             };
@@ -197,19 +189,19 @@ impl Concluding<'_> {
             message: Box::new(message),
         };
         Conclusion {
-            kind: ConclusionKind::DeadLettered,
+            fate: Fate::DeadLettered,
             error,
             settlement,
         }
     }
 
     fn count(&self, tally: &mut Tally, handler: SmolStr, verdict: Verdict, attempt: u32) {
-        let text = shorten(
+        let mut text = shorten(
             verdict
                 .error()
                 .unwrap_or_else(|| "the handler asked for another attempt".to_owned()),
         );
-        match self.decide(verdict) {
+        match self.decide(verdict, &mut text) {
             Verdict::Done => {}
             Verdict::Failed { after, .. } => match self.policy.wait_after(attempt) {
                 Some(wait) => {
@@ -225,8 +217,8 @@ impl Concluding<'_> {
         }
     }
 
-    /// Lets the queue's policy decide where the handler did not.
-    fn decide(&self, verdict: Verdict) -> Verdict {
+    /// Lets the queue's policy decide where the handler did not. A reason of its own stands before the error.
+    fn decide(&self, verdict: Verdict, text: &mut String) -> Verdict {
         let Verdict::Failed {
             after: None,
             error: Some(error),
@@ -244,9 +236,10 @@ impl Concluding<'_> {
                 after: Some(delay),
                 error: Some(error),
             },
-            Outcome::Reject(reason) => Verdict::Rejected {
-                error: reason.into(),
-            },
+            Outcome::Reject(reason) => {
+                text.insert_str(0, &format!("{reason}: "));
+                Verdict::Rejected { error }
+            }
         }
     }
 }

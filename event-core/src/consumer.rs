@@ -24,6 +24,7 @@ use crate::{
     lane::MakeLane,
     name::QueueName,
     observe::Observer,
+    once::Once,
     retry::RetryPolicy,
     routes::{HandlerSet, RouteTable},
     settler::{Settler, ToSettler},
@@ -61,6 +62,8 @@ pub(crate) struct QueueRuntime {
     pub(crate) observer: Option<Observer>,
     pub(crate) settle: Arc<dyn Settle>,
     pub(crate) held: Held,
+    /// Keys that nothing here knows and that were warned about.
+    pub(crate) unknown: Once,
     /// Take nothing more, give back what has not been started.
     pub(crate) stop: CancellationToken,
     /// Give back what is running as well.
@@ -220,6 +223,7 @@ pub(crate) fn spawn(
         observer,
         settle,
         held: Held::new(spec.prefetch),
+        unknown: Once::default(),
         stop: stops.stop.clone(),
         stop_now: stops.stop_now.clone(),
     });

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What happened on a bus since it was opened. Read with [`Bus::counters`](crate::Bus::counters).
+///
+/// Counted when the broker has answered, so a moment after it can be seen on the broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
@@ -20,7 +22,8 @@ pub struct Counters {
     pub released: u64,
     /// Deliveries that wait because no handler here knows their key.
     pub skipped: u64,
-    /// Deliveries that were settled too late: the broker had given them to someone else.
+    /// Deliveries that were settled too late, since the broker had given them to someone else; and those that
+    /// failed on an ephemeral subscription, which keeps nothing.
     pub lost: u64,
 }
 

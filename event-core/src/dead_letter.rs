@@ -5,7 +5,8 @@ use std::{fmt, time::SystemTime};
 use smol_str::SmolStr;
 
 use crate::{
-    bus::Bus, context, error::Result, message::Message, name::QueueName, transport::DeadLetters,
+    bus::Bus, capabilities::Capability, context, error::Result, message::Message, name::QueueName,
+    transport::DeadLetters,
 };
 
 /// A message that could not be handled, as its queue keeps it.
@@ -184,6 +185,9 @@ pub struct DeadLetterQueue {
 impl DeadLetterQueue {
     pub(crate) async fn open(bus: &Bus, queue: &str) -> Result<Self> {
         let queue = QueueName::new(queue)?;
+        let of = format!("queue `{queue}`");
+        bus.capabilities()
+            .require(Capability::DeadLetters, "dead_letters", &of)?;
         Ok(Self {
             letters: bus.transport().dead_letters(&queue).await?,
         })

@@ -6,29 +6,33 @@ use bytes::Bytes;
 use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
+    address::Address,
     codec,
     delivery::Delivery,
     error::{Error, ErrorKind, Result},
     event::{Event, Publish, RawEvent},
     message::Message,
-    name::{ExchangeName, RoutingKey},
+    name::RoutingKey,
     outgoing::Outgoing,
     route::RouteInfo,
 };
 
 /// An encoded event on a route whose key is the same in every message.
 pub fn message(route: &'static RouteInfo, payload: Bytes) -> Message {
-    message_to(route, RoutingKey::checked(route.key), payload)
+    let address = match route.address {
+        Some(parts) => Address::known(parts),
+        None => address(route, RoutingKey::checked(route.key)),
+    };
+    Message::to(address, payload)
 }
 
 /// An encoded event on a route whose key was filled in.
 pub fn message_with_key(route: &'static RouteInfo, key: &str, payload: Bytes) -> Result<Message> {
-    Ok(message_to(route, RoutingKey::new(key)?, payload))
+    Ok(Message::to(address(route, RoutingKey::new(key)?), payload))
 }
 
-fn message_to(route: &'static RouteInfo, key: RoutingKey, payload: Bytes) -> Message {
-    Message::new(ExchangeName::checked(route.exchange), key, payload)
-        .with_content_type(SmolStr::new_static(route.content_type))
+fn address(route: &'static RouteInfo, key: RoutingKey) -> Address {
+    Address::filled(route.exchange, key, route.content_type)
 }
 
 /// A field as a partition key. Does not allocate up to 23 bytes.

@@ -25,11 +25,28 @@ pub trait Handler<Args>: Clone + Send + Sync + 'static {
     /// The function's name; nothing for a closure, which has none of its own.
     #[doc(hidden)]
     fn name(&self) -> Option<&'static str> {
-        let path = type_name::<Self>();
-        let path = path.split('<').next().unwrap_or(path);
-        let name = path.rsplit("::").next().unwrap_or(path);
-        (name != "{{closure}}" && !name.is_empty()).then_some(name)
+        function_name(type_name::<Self>())
     }
+}
+
+/// The last word of a path like `shop::Biller<shop::Db>::bill<u8>`: what stands before its own generics.
+fn function_name(path: &'static str) -> Option<&'static str> {
+    let (mut depth, mut start, mut end) = (0_usize, 0, path.len());
+    for (at, byte) in path.bytes().enumerate() {
+        match byte {
+            b'<' => {
+                if depth == 0 {
+                    end = at;
+                }
+                depth += 1;
+            }
+            b'>' => depth = depth.saturating_sub(1),
+            b':' if depth == 0 => (start, end) = (at + 1, path.len()),
+            _ => {}
+        }
+    }
+    let name = path.get(start..end)?;
+    (!name.is_empty() && !name.starts_with('{')).then_some(name)
 }
 
 /// The arguments of a handler: the event, then extractors.
@@ -76,3 +93,22 @@ arity!(A, B, C, D);
 arity!(A, B, C, D, G);
 arity!(A, B, C, D, G, H);
 arity!(A, B, C, D, G, H, I);
+
+#[cfg(test)]
+mod tests {
+    use super::function_name;
+
+    #[test]
+    fn a_function_is_named_by_its_last_word() {
+        for (path, name) in [
+            ("shop::bill", Some("bill")),
+            ("bill", Some("bill")),
+            ("shop::bill<alloc::vec::Vec<u8>>", Some("bill")),
+            ("shop::Biller<shop::Db>::bill", Some("bill")),
+            ("<shop::Biller as shop::Bill<u8>>::bill", Some("bill")),
+            ("shop::main::{{closure}}", None),
+        ] {
+            assert_eq!(function_name(path), name, "{path}");
+        }
+    }
+}

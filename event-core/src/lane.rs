@@ -76,6 +76,16 @@ struct Running<Fut> {
     span: Span,
 }
 
+/// Dropped in flight when its service ends. What its destructor panics with must reach neither the others of
+/// its lane nor, as a second panic, the process.
+impl<Fut> Drop for Running<Fut> {
+    fn drop(&mut self) {
+        if let Some(place) = self.future.take() {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(place)));
+        }
+    }
+}
+
 type Caught<T> = std::result::Result<T, Box<dyn Any + Send>>;
 
 impl<Fut: Future> Flight<Fut> {

@@ -19,6 +19,7 @@ mod envelope;
 mod error;
 mod event;
 mod extract;
+mod fate;
 mod handler;
 mod header;
 mod id;
@@ -27,6 +28,7 @@ mod lane;
 mod message;
 mod name;
 mod observe;
+mod once;
 mod outcome;
 mod outgoing;
 mod payload;
@@ -88,6 +90,7 @@ pub use transport::{
 #[doc(hidden)]
 pub mod __private {
     pub use crate::{
+        address::Parts,
         bus::Bus,
         codec::{Codec, Json, Raw, RawPayload},
         delivery::Delivery,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{conclude::ConclusionKind, consumer::QueueRuntime, delivery::Delivery};
+use crate::delivery::Delivery;
 
 /// Called once for each delivery, before it is settled.
 pub(crate) type Observer = Arc<dyn Fn(&Observed<'_>) + Send + Sync>;
@@ -37,30 +37,4 @@ pub enum End {
     Retry,
     /// It becomes a dead letter.
     Reject,
-}
-
-impl<'a> Observed<'a> {
-    pub(crate) fn new(
-        queue: &'a QueueRuntime,
-        delivery: &'a Delivery,
-        kind: ConclusionKind,
-        attempt: u32,
-        error: Option<&'a str>,
-        elapsed: Option<Duration>,
-    ) -> Self {
-        let end = match kind {
-            ConclusionKind::Handled => End::Ack,
-            ConclusionKind::Retried | ConclusionKind::Skipped => End::Retry,
-            ConclusionKind::DeadLettered => End::Reject,
-        };
-        Self {
-            service: &queue.service,
-            queue: queue.name(),
-            delivery,
-            end,
-            attempt,
-            error,
-            elapsed,
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! How a handler ends.
 
-use std::{error::Error as StdError, fmt, time::Duration};
+use std::{error::Error as StdError, fmt, io, time::Duration};
 
 use crate::error::{BoxError, Error, ErrorKind};
 
@@ -103,7 +103,11 @@ impl<E: Into<BoxError>> From<E> for HandlerError {
             permanent |= error
                 .downcast_ref::<Error>()
                 .is_some_and(|e| e.kind() == ErrorKind::Permanent);
-            next = error.source();
+            next = match error.downcast_ref().and_then(io::Error::get_ref) {
+                // It passes for what it was made of: its source is the source of that.
+                Some(inner) => Some(inner),
+                None => error.source(),
+            };
         }
         Self {
             decision: if permanent {
@@ -165,7 +169,8 @@ mod tests {
     fn a_permanent_error_is_found_inside_another() {
         let inner = Error::permanent("no such account");
         assert!(HandlerError::from(inner.clone()).is_permanent());
-        assert!(HandlerError::from(std::io::Error::other(Wrapping(inner))).is_permanent());
+        assert!(HandlerError::from(io::Error::other(inner.clone())).is_permanent());
+        assert!(HandlerError::from(io::Error::other(Wrapping(inner))).is_permanent());
     }
 
     #[derive(Debug)]

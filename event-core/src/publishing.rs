@@ -14,6 +14,7 @@ use tracing::Span;
 use crate::{
     address::Address,
     bus::Bus,
+    capabilities::Capability,
     error::{Error, ErrorKind, Result},
     header::HeaderValue,
     id::MessageId,
@@ -71,7 +72,11 @@ impl<'a> IntoFuture for Publishing<'a> {
     type IntoFuture = PublishFuture<'a>;
 
     fn into_future(self) -> PublishFuture<'a> {
-        let state = match self.outgoing {
+        let outgoing = self.outgoing.and_then(|outgoing| {
+            check_options(self.bus, outgoing.message())?;
+            Ok(outgoing)
+        });
+        let state = match outgoing {
             Err(error) => Single::Failed(Some(error)),
             Ok(outgoing) => {
                 let mut message = outgoing.into_message();
@@ -87,6 +92,16 @@ impl<'a> IntoFuture for Publishing<'a> {
         };
         PublishFuture { state }
     }
+}
+
+/// Refuses an option of a single publish that the backend does not have.
+fn check_options(bus: &Bus, message: &Message) -> Result<()> {
+    if !message.is_mandatory() {
+        return Ok(());
+    }
+    let of = format!("a publish to {}", message.address());
+    bus.capabilities()
+        .require(Capability::Mandatory, "mandatory", &of)
 }
 
 /// The future of a [`Publishing`].
@@ -201,6 +216,28 @@ impl<'a> PublishAll<'a> {
     }
 }
 
+/// Moves what asks for an option that the backend does not have to what failed, in its own place.
+fn refuse_options(
+    bus: &Bus,
+    messages: Vec<Message>,
+    failed: Vec<(usize, Error)>,
+) -> (Vec<Message>, Vec<(usize, Error)>) {
+    let count = messages.len() + failed.len();
+    let (mut messages, mut earlier) = (messages.into_iter(), failed.into_iter().peekable());
+    let (mut accepted, mut failed) = (Vec::new(), Vec::new());
+    for at in 0..count {
+        if let Some(known) = earlier.next_if(|(place, _)| *place == at) {
+            failed.push(known);
+        } else if let Some(message) = messages.next() {
+            match check_options(bus, &message) {
+                Ok(()) => accepted.push(message),
+                Err(error) => failed.push((at, error)),
+            }
+        }
+    }
+    (accepted, failed)
+}
+
 impl fmt::Debug for PublishAll<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PublishAll")
@@ -217,8 +254,14 @@ impl<'a> IntoFuture for PublishAll<'a> {
         let Self {
             bus,
             mut messages,
-            failed,
+            mut failed,
         } = self;
+        if messages
+            .iter()
+            .any(|message| check_options(bus, message).is_err())
+        {
+            (messages, failed) = refuse_options(bus, messages, failed);
+        }
         bus.stamp(messages.iter_mut());
         // Only for a warning, and shared texts; but a clone for each message is work that a bus whose queues
         // are bound never needs. So the addresses are kept in runs: most batches have one.

@@ -2,7 +2,7 @@
 
 use std::{fmt, marker::PhantomData};
 
-use crate::{error::Result, event::Encode, outgoing::Outgoing, topic::key_matches};
+use crate::{address::Parts, error::Result, event::Encode, outgoing::Outgoing, topic::key_matches};
 
 /// One route of an event type as data, for documentation, checks and tooling.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +22,8 @@ pub struct RouteInfo {
     pub type_name: &'static str,
     /// The media type of the payload.
     pub content_type: &'static str,
+    /// The address of every message, when the key has no fields to fill in.
+    pub(crate) address: Option<&'static Parts>,
 }
 
 impl RouteInfo {
@@ -41,6 +43,7 @@ impl RouteInfo {
             version: None,
             type_name: "",
             content_type: "",
+            address: None,
         }
     }
 
@@ -55,6 +58,15 @@ impl RouteInfo {
             version,
             type_name,
             content_type,
+            ..self
+        }
+    }
+
+    /// A route whose messages share an address.
+    #[doc(hidden)]
+    pub const fn with_address(self, address: &'static Parts) -> Self {
+        Self {
+            address: Some(address),
             ..self
         }
     }

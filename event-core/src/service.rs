@@ -133,8 +133,8 @@ impl<S: Send + Sync + 'static> Service<S> {
                     topology.exchanges.push(exchange.clone());
                 }
             }
-            // An ephemeral queue exists only while it is consumed.
-            if spec.kind != QueueKind::Ephemeral {
+            // An ephemeral queue exists only while it is consumed, and an existing one is not ours to declare.
+            if spec.kind == QueueKind::Durable {
                 topology.queues.push(spec);
             }
         }
@@ -149,8 +149,13 @@ impl<S: Send + Sync + 'static> Service<S> {
     /// [`ErrorKind::Setup`] and [`ErrorKind::Unsupported`] before anything is declared;
     /// [`ErrorKind::Mismatch`] when something exists with other arguments; what ended a queue afterwards.
     pub async fn run(self, bus: &Bus, shutdown: impl IntoShutdown) -> Result<()> {
-        let Shutdown { stop, now } = shutdown.into_shutdown();
-        let mut running = self.start(bus).await?;
+        let Shutdown { mut stop, now } = shutdown.into_shutdown();
+        let mut running = tokio::select! {
+            biased;
+            running = self.start(bus) => running?,
+            // The broker does not answer, and nothing is in flight yet.
+            () = &mut stop => return Ok(()),
+        };
         let stops = running.stops.clone();
         let signals = async {
             stop.await;

@@ -1,27 +1,23 @@
 //! The settler publishes what handlers returned, concludes, and settles deliveries in batches.
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+mod conclude;
+mod publish;
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use smol_str::SmolStr;
 use tokio::sync::{mpsc, oneshot};
 
+use self::{conclude::conclude, publish::publish};
 use crate::{
-    conclude::{Concluding, Conclusion, ConclusionKind, Ended},
+    conclude::Ended,
     consumer::QueueRuntime,
     counters::add,
-    delivery::{Delivery, DeliveryTag, Settled, Settlement},
+    delivery::{DeliveryTag, Settled, Settlement},
     error::Result,
-    observe::Observed,
-    outcome::Verdict,
+    fate::Fate,
     outgoing::Outgoing,
-    topology::QueueKind,
-    transport::Receipt,
     worker::{Back, KeyHash},
 };
 
@@ -58,16 +54,10 @@ pub(crate) struct Handled {
 /// A settlement on its way, with what it means.
 struct Pending {
     settlement: Settlement,
-    kind: Kind,
+    fate: Fate,
     back: Option<(usize, KeyHash)>,
     /// How often the broker did not do it.
     failures: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Concluded(ConclusionKind),
-    Released,
 }
 
 /// How often a copy is tried to be stored before its delivery is given back to the broker.
@@ -136,10 +126,10 @@ impl Settler {
             match finished {
                 Finished::Ack(tag) => self
                     .ready
-                    .push(Pending::new(Settlement::Ack(tag), Kind::HANDLED)),
+                    .push(Pending::new(Settlement::Ack(tag), Fate::Handled)),
                 Finished::Release(tag) => self
                     .ready
-                    .push(Pending::new(Settlement::Release(tag), Kind::Released)),
+                    .push(Pending::new(Settlement::Release(tag), Fate::Released)),
                 Finished::Forgotten => forgotten += 1,
                 Finished::Handled(handled) if handled.events.is_empty() => {
                     let pending = conclude(&self.queue, &self.workers, *handled);
@@ -177,7 +167,7 @@ impl Settler {
         let mut again = Vec::new();
         for (pending, result) in ready.into_iter().zip(results) {
             match result {
-                Ok(Settled::Done) => count.done(pending.kind),
+                Ok(Settled::Done) => count.done(pending.fate),
                 Ok(Settled::Lost) => count.lost += 1,
                 Err(error) => {
                     tracing::warn!(
@@ -224,148 +214,11 @@ impl Settler {
     }
 }
 
-/// Publishes what handlers returned, then concludes. A handler whose events were not published failed.
-async fn publish(
-    queue: Arc<QueueRuntime>,
-    workers: Vec<mpsc::UnboundedSender<Back>>,
-    mut handled: Vec<Handled>,
-) -> Vec<Pending> {
-    let mut batch = Vec::new();
-    let mut unencoded = Vec::new();
-    // Where each message comes from: the delivery, and the handler by its place.
-    let mut origins = Vec::new();
-    for (at, handled) in handled.iter_mut().enumerate() {
-        for (handler, (_, events)) in handled.events.iter_mut().enumerate() {
-            for event in std::mem::take(events) {
-                match event {
-                    Ok(outgoing) => {
-                        batch.push(outgoing);
-                        origins.push((at, handler));
-                    }
-                    Err(error) => unencoded.push((at, handler, error)),
-                }
-            }
-        }
-    }
-    let tags: Vec<_> = handled
-        .iter()
-        .map(|handled| handled.ended.delivery.tag())
-        .collect();
-    let bus = &queue.bus;
-    let results: Vec<Result<Receipt>> = tokio::select! {
-        biased;
-        results = async { bus.publish_all(batch).await } => results,
-        () = queue.stop_now.cancelled() => {
-            return tags.into_iter().map(|tag| Pending::new(Settlement::Release(tag), Kind::Released)).collect();
-        }
-    };
-    let refused = origins
-        .into_iter()
-        .zip(results)
-        .filter_map(|((at, handler), result)| Some((at, handler, result.err()?)));
-    for (at, handler, error) in unencoded.into_iter().chain(refused) {
-        let Handled { ended, events, .. } = &mut handled[at];
-        let name = &events[handler].0;
-        if !ended.failures.iter().any(|(failed, _)| failed == name) {
-            ended.failures.push((
-                name.clone(),
-                Verdict::Failed {
-                    after: None,
-                    error: Some(error.into()),
-                },
-            ));
-        }
-    }
-    handled
-        .into_iter()
-        .filter_map(|handled| conclude(&queue, &workers, handled))
-        .collect()
-}
-
-/// What becomes of a delivery. Nothing to settle when it stays with its worker, to be run again there.
-fn conclude(
-    queue: &QueueRuntime,
-    workers: &[mpsc::UnboundedSender<Back>],
-    handled: Handled,
-) -> Option<Pending> {
-    let Handled {
-        ended,
-        elapsed,
-        back,
-        ..
-    } = handled;
-    let (tag, attempt) = (ended.delivery.tag(), ended.attempt);
-    let observed = queue.observer.is_some().then(|| ended.delivery.clone());
-    let concluding = Concluding {
-        policy: &queue.policy,
-        consumer: &queue.service,
-        now: SystemTime::now(),
-    };
-    let Conclusion {
-        mut kind,
-        error,
-        mut settlement,
-    } = concluding.conclude(ended);
-    if let Some(error) = &error {
-        log(queue, kind, &settlement, attempt, error);
-    }
-    if queue.kind == QueueKind::Ephemeral && kind != ConclusionKind::Handled {
-        // At most once, nothing kept: what failed is over.
-        (kind, settlement) = (ConclusionKind::Handled, Settlement::Ack(tag));
-    }
-    if let (Some(observer), Some(delivery)) = (&queue.observer, &observed) {
-        observer(&Observed::new(
-            queue,
-            delivery,
-            kind,
-            attempt,
-            error.as_deref(),
-            elapsed,
-        ));
-    }
-    if let (Some((worker, _)), Settlement::Retry { message, delay, .. }) = (back, &settlement) {
-        Kind::Concluded(kind).count(queue, 1);
-        let delivery = Box::new(Delivery::new((**message).clone(), tag));
-        let _ = workers[worker].send(Back::Again {
-            delivery,
-            delay: *delay,
-        });
-        return None;
-    }
-    Some(Pending {
-        back,
-        ..Pending::new(settlement, Kind::Concluded(kind))
-    })
-}
-
-fn log(
-    queue: &QueueRuntime,
-    kind: ConclusionKind,
-    settlement: &Settlement,
-    attempt: u32,
-    error: &str,
-) {
-    let (Settlement::Retry { message, .. } | Settlement::DeadLetter { message, .. }) = settlement
-    else {
-        return;
-    };
-    let (queue, key, id) = (queue.name(), message.key(), message.id());
-    match settlement {
-        Settlement::Retry { delay, .. } if kind == ConclusionKind::Retried => {
-            tracing::warn!(target: "switchboard", queue, %key, %id, attempt, error, ?delay, "a delivery failed and is tried again");
-        }
-        Settlement::DeadLetter { .. } => {
-            tracing::error!(target: "switchboard", queue, %key, %id, attempt, error, "a delivery became a dead letter");
-        }
-        _ => {}
-    }
-}
-
 impl Pending {
-    fn new(settlement: Settlement, kind: Kind) -> Self {
+    fn new(settlement: Settlement, fate: Fate) -> Self {
         Self {
             settlement,
-            kind,
+            fate,
             back: None,
             failures: 0,
         }
@@ -380,25 +233,9 @@ impl Pending {
         );
         if copies && self.failures >= COPY_TRIES {
             self.settlement = Settlement::Release(self.settlement.tag());
-            self.kind = Kind::Released;
+            self.fate = Fate::Released;
         }
         self
-    }
-}
-
-impl Kind {
-    const HANDLED: Self = Self::Concluded(ConclusionKind::Handled);
-
-    fn count(self, queue: &QueueRuntime, number: u64) {
-        let tally = queue.bus.tally();
-        let counter = match self {
-            Self::Released => &tally.released,
-            Self::Concluded(ConclusionKind::Handled) => &tally.handled,
-            Self::Concluded(ConclusionKind::Retried) => &tally.retried,
-            Self::Concluded(ConclusionKind::DeadLettered) => &tally.dead_lettered,
-            Self::Concluded(ConclusionKind::Skipped) => &tally.skipped,
-        };
-        add(counter, number);
     }
 }
 
@@ -407,15 +244,15 @@ impl Kind {
 struct Count {
     handled: u64,
     lost: u64,
-    others: Vec<Kind>,
+    others: Vec<Fate>,
 }
 
 impl Count {
-    fn done(&mut self, kind: Kind) {
-        if kind == Kind::HANDLED {
+    fn done(&mut self, fate: Fate) {
+        if fate == Fate::Handled {
             self.handled += 1
         } else {
-            self.others.push(kind)
+            self.others.push(fate)
         }
     }
 
@@ -424,9 +261,10 @@ impl Count {
     }
 
     fn report(self, queue: &QueueRuntime) {
-        Kind::HANDLED.count(queue, self.handled);
-        for kind in self.others {
-            kind.count(queue, 1);
+        let tally = queue.bus.tally();
+        add(Fate::Handled.counter(tally), self.handled);
+        for fate in self.others {
+            add(fate.counter(tally), 1);
         }
         if self.lost > 0 {
             add(&queue.bus.tally().lost, self.lost);

@@ -25,6 +25,16 @@ impl Shutdown {
         }
     }
 
+    /// The two stages, for a program that does more than run one service.
+    pub fn into_parts(
+        self,
+    ) -> (
+        impl Future<Output = ()> + Send + Unpin + 'static,
+        impl Future<Output = ()> + Send + Unpin + 'static,
+    ) {
+        (self.stop, self.now)
+    }
+
     /// Never stops.
     pub fn never() -> Self {
         Self::new(std::future::pending(), std::future::pending())

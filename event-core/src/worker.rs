@@ -20,6 +20,7 @@ use tracing::Span;
 
 use crate::{
     consumer::QueueRuntime,
+    context,
     delivery::{Delivery, DeliveryTag},
     isolation::InFlight,
     lane::Lane,
@@ -123,6 +124,16 @@ impl Flying {
     fn event(&self) -> &Delivery {
         self.opened.as_deref().unwrap_or(&self.delivery)
     }
+
+    /// Whether it ended well and there is nothing else to say.
+    fn is_plain(&self) -> bool {
+        self.failures.is_empty()
+            && self.events.is_empty()
+            && self.missing.is_none()
+            && self.started.is_none()
+            // Other handlers may have rejected it before.
+            && self.delivery.message().headers().get(context::REJECTIONS).is_none()
+    }
 }
 
 /// What a worker has to wait for outside of its poll.
@@ -195,7 +206,12 @@ impl Worker {
             .await;
             match turn {
                 Turn::Enter => {
-                    in_flight = Some(self.queue.bus.process().enter().await);
+                    // A stop does not wait for somebody else's suspect.
+                    tokio::select! {
+                        biased;
+                        () = self.queue.stop.cancelled(), if !self.stopping => {}
+                        entered = self.queue.bus.process().enter() => in_flight = Some(entered),
+                    }
                     // Whoever wants to run a suspect may not have asked for the gate yet.
                     tokio::task::yield_now().await;
                 }
@@ -255,6 +271,8 @@ impl Worker {
                             .map(|delivery| Finished::Release(delivery.tag())),
                     );
                 }
+                // The batch becomes the line, without a copy, unless something waits already.
+                Some(Command::Run(batch)) if self.line.is_empty() => self.line = batch.into(),
                 Some(Command::Run(batch)) => self.line.extend(batch),
                 Some(Command::Revoke { generation, done }) => {
                     self.release_waiting(|tag| tag.generation == generation);

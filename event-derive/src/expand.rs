@@ -1,4 +1,4 @@
-//! From a [`model`](crate::model) to code. Nothing here can fail.
+//! From a `model` to code. Nothing here can fail.
 //!
 //! What is written names `__private` of the facade, `::core` and `::std` by their full paths only, so it
 //! does not matter what else is called `Result` where the type stands.

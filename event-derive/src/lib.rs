@@ -1,8 +1,8 @@
 //! `#[derive(Event)]` of Switchboard.
 //!
 //! Applications use it through the facade, `switchboard`; the guide's page on events shows everything that
-//! it understands. Inside: [`parse`] holds every rule and every span and makes a [`model`], from which
-//! [`expand`] writes the code. Expanding cannot fail.
+//! it understands. Inside: `parse` holds every rule and every span and makes a `model`, from which `expand`
+//! writes the code. Expanding cannot fail.
 
 mod attr;
 mod errors;
@@ -11,6 +11,8 @@ mod key;
 mod model;
 mod options;
 mod parse;
+mod place;
+mod type_name;
 
 use proc_macro::TokenStream;
 use syn::{DeriveInput, parse_macro_input};

@@ -1,5 +1,10 @@
-//! What an event is, after all rules are kept: what [`parse`](crate::parse) makes and
-//! [`expand`](crate::expand) writes out.
+//! What an event is, after all rules are kept: what `parse` makes and
+//! `expand` writes out.
+
+#![allow(
+    clippy::large_enum_variant,
+    reason = "one model for each derive; a box would only be in the way"
+)]
 
 use syn::{Generics, Ident, LitStr, Member, Path, Type, Visibility};
 
@@ -40,7 +45,7 @@ pub(crate) struct Struct {
 
 pub(crate) struct Route {
     pub(crate) exchange: LitStr,
-    pub(crate) name: String,
+    pub(crate) name: LitStr,
     pub(crate) key: RouteKey,
 }
 
@@ -52,7 +57,7 @@ pub(crate) struct Enum {
 pub(crate) struct Variant {
     pub(crate) ident: Ident,
     /// The event's name.
-    pub(crate) name: String,
+    pub(crate) name: LitStr,
     /// The one value.
     pub(crate) value: Field,
     pub(crate) content: Content,

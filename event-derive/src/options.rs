@@ -1,102 +1,16 @@
-//! Which options there are, where each may stand, and what value it takes.
+//! The options of one place, taken one by one.
 
 use std::fmt::Display;
 
 use proc_macro2::TokenStream;
-use quote::{ToTokens, quote};
+use quote::ToTokens;
 use syn::{Ident, Lit, LitStr, Path, Token, Type, parse::Parser, punctuated::Punctuated};
 
 use crate::{
     attr::{Attr, Opt, Value},
     errors::Errors,
+    place::{Place, example},
 };
-
-/// Where an attribute stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// On a struct: what its only event is, or what all of them share.
-    Struct,
-    /// On a struct: one of several events.
-    Event,
-    /// On an enum.
-    Enum,
-    /// On a variant.
-    Variant,
-    /// On a field of a struct.
-    Field,
-    /// On the value in a variant.
-    Value,
-}
-
-impl Place {
-    fn options(self) -> &'static [&'static str] {
-        match self {
-            Self::Struct => &[
-                "exchange",
-                "key",
-                "name",
-                "codec",
-                "content_type",
-                "validate",
-                "upcasts",
-                "crate",
-            ],
-            Self::Event => &["name", "key", "exchange"],
-            Self::Enum => &["exchange", "codec", "content_type", "validate", "crate"],
-            Self::Variant => &[
-                "key",
-                "name",
-                "codec",
-                "content_type",
-                "validate",
-                "partition_key",
-                "other",
-            ],
-            Self::Field => &["partition_key"],
-            Self::Value => &[],
-        }
-    }
-
-    /// Where an option goes that exists and has no meaning here.
-    fn elsewhere(self, name: &str) -> Option<&'static str> {
-        Some(match (self, name) {
-            (Self::Struct | Self::Event, "partition_key") => {
-                "goes on a field: `#[event(partition_key)] id: u64`"
-            }
-            (Self::Struct | Self::Event | Self::Field, "other") => "goes on a variant of an enum",
-            (Self::Event, "codec" | "content_type" | "validate" | "upcasts" | "crate") => {
-                "is shared by all events of the type; write it in an attribute without `name`, beside `exchange`"
-            }
-            (Self::Enum, "key" | "name" | "partition_key" | "other") => "goes on a variant",
-            (Self::Enum | Self::Variant, "upcasts") => {
-                "goes on a struct; an enum reads an older key as a variant of its own"
-            }
-            (Self::Variant, "exchange" | "crate") => {
-                "goes on the enum; all of its variants share it"
-            }
-            (Self::Field, name) if Self::Struct.options().contains(&name) => "goes on the type",
-            (Self::Value, name) if Self::Variant.options().contains(&name) => {
-                "goes on the variant, before its name"
-            }
-            _ => return None,
-        })
-    }
-}
-
-/// An option with its value, for messages.
-fn example(option: &str) -> &str {
-    match option {
-        "exchange" => "exchange = \"order\"",
-        "key" => "key = \"order.v1.submit\"",
-        "name" => "name = \"submit\"",
-        "codec" => "codec = Json",
-        "content_type" => "content_type = \"application/vnd.shop.order+json\"",
-        "upcasts" => "upcasts(OrderV1)",
-        "partition_key" => "partition_key = \"id\"",
-        "crate" => "crate = \"switchboard\"",
-        flag => flag,
-    }
-}
 
 /// The options of one place, checked by name; their values are checked when they are taken.
 pub(crate) struct Options {
@@ -160,14 +74,11 @@ impl Options {
         let name = option.name.to_string();
         if self.found.iter().any(|earlier| earlier.name == name) {
             errors.at(option.name, format!("`{name}` is given twice; keep one"));
-        } else if place.options().contains(&&*name) {
+        } else if place.has(&name) {
             self.found.push(option);
-        } else if let Some(text) = place.elsewhere(&name) {
-            errors.at(option.name, format!("`{name}` {text}"));
         } else {
-            let meant = nearest(&name, place.options());
-            self.meant.extend(meant);
-            errors.at(option.name, unknown(&name, place, meant));
+            errors.at(option.name, place.refusal(&name));
+            self.meant.extend(place.nearest(&name));
         }
     }
 
@@ -288,74 +199,8 @@ impl ToTokens for Opt {
             Value::Literal(value) => value.to_tokens(tokens),
             Value::Type(value) => value.to_tokens(tokens),
             Value::List(parentheses, list) => {
-                parentheses.surround(tokens, |inside| inside.extend(quote!(#list)))
+                parentheses.surround(tokens, |inside| inside.extend(list.clone()));
             }
         }
-    }
-}
-
-fn unknown(name: &str, place: Place, meant: Option<&str>) -> String {
-    if place == Place::Value {
-        return format!("unknown option `{name}`; the value of a variant has none");
-    }
-    let known: Vec<String> = place
-        .options()
-        .iter()
-        .map(|option| format!("`{option}`"))
-        .collect();
-    let hint = meant
-        .map(|option| format!(" (did you mean `{option}`?)"))
-        .unwrap_or_default();
-    format!(
-        "unknown option `{name}`{hint}; known here: {}",
-        known.join(", ")
-    )
-}
-
-/// The option that differs from a name by a slip of the finger or two.
-fn nearest(name: &str, options: &[&'static str]) -> Option<&'static str> {
-    let slips = |option: &str| match sorted(name) == sorted(option) {
-        true => 1,
-        false => distance(name, option),
-    };
-    let nearest = options.iter().map(|option| (slips(option), *option)).min();
-    let (slips, option) = nearest?;
-    (slips <= option.len() / 3).then_some(option)
-}
-
-/// Its letters, for what has the right ones in a wrong order.
-fn sorted(name: &str) -> Vec<u8> {
-    let mut letters = name.as_bytes().to_vec();
-    letters.sort_unstable();
-    letters
-}
-
-/// How many letters have to be added, removed or exchanged (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, b) in to.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_is_recognised_and_another_word_is_not() {
-        let options = Place::Struct.options();
-        assert_eq!(nearest("exchnage", options), Some("exchange"));
-        assert_eq!(nearest("kye", options), Some("key"));
-        assert_eq!(nearest("keys", options), Some("key"));
-        assert_eq!(nearest("content-type", options), Some("content_type"));
-        assert_eq!(nearest("queue", options), None);
     }
 }

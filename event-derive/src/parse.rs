@@ -1,7 +1,9 @@
-//! All rules and all spans: from what the user wrote to a [`model`](crate::model), or to every mistake in it.
+//! All rules and all spans: from what the user wrote to a `model`, or to every mistake in it.
 
 mod enums;
+mod fields;
 mod parts;
+mod several;
 mod structs;
 
 use syn::{Data, DeriveInput, GenericParam, parse_quote};
@@ -10,7 +12,8 @@ use crate::{
     attr::Attr,
     errors::Errors,
     model::{Event, Methods, Outline},
-    options::{Options, Place},
+    options::Options,
+    place::Place,
 };
 
 /// Everything the derive needs to know. The outline is there whatever else is wrong.

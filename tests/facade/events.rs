@@ -1,30 +1,65 @@
-use serde::{Deserialize, Serialize};
-use switchboard::*;
+//! What `#[derive(Event)]` makes of a type, without a broker: addresses, payloads, and reading them back.
 
-#[derive(Clone, Debug, Serialize, Deserialize, Event)]
-#[event(exchange = "order", key = "order.v1.submit")]
-pub struct OrderSubmitted {
-    #[event(partition_key)]
-    pub id: u64,
-    pub lines: Vec<u64>,
+mod codecs;
+mod enums;
+mod several;
+mod single;
+mod templates;
+mod upcasts;
+#[cfg(feature = "garde")]
+mod validation;
+
+use switchboard::{
+    Bytes, Delivery, DeliveryTag, Error, Event, ExchangeName, IntoOutgoing, Message, Outgoing,
+    Publish, RoutingKey,
+};
+
+/// The message of something to publish.
+fn message(event: impl IntoOutgoing) -> Message {
+    event.into_outgoing().unwrap().message().clone()
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize, Event)]
-#[event(exchange = "order")]
-#[event(name = "submit", key = "order.v1.submit")]
-#[event(name = "refuse", key = "order.v1.{id}.refuse")]
-pub struct Order<T> {
-    id: u64,
-    extra: T,
+/// Where it goes: exchange and routing key.
+fn address(event: impl IntoOutgoing) -> (String, String) {
+    let message = message(event);
+    (message.exchange().to_string(), message.key().to_string())
 }
 
-#[derive(Clone, Debug, Event)]
-#[event(exchange = "order")]
-pub enum OrderEvent<T> {
-    #[event(key = "order.{id}.a")]
-    Submitted(OrderSubmitted),
-    #[event(key = "order.v1.b", partition_key = "id")]
-    Generic(Order<T>),
-    #[event(other)]
-    Other { raw: RawEvent },
+/// Its payload as text.
+fn text(event: impl IntoOutgoing) -> String {
+    String::from_utf8(message(event).payload().to_vec()).unwrap()
+}
+
+/// What was published, in the hands of a consumer.
+fn arrived(outgoing: Outgoing) -> Delivery {
+    let tag = DeliveryTag {
+        generation: 1,
+        number: 1,
+    };
+    Delivery::new(outgoing.message().clone(), tag)
+}
+
+/// A payload from somewhere else.
+fn delivery(exchange: &str, key: &str, payload: impl Into<Bytes>) -> Delivery {
+    let (exchange, key) = (ExchangeName::new(exchange), RoutingKey::new(key));
+    let message = Message::new(exchange.unwrap(), key.unwrap(), payload);
+    arrived(Outgoing::new(message).unwrap())
+}
+
+/// The value that a consumer of the same type reads.
+fn round_trip<E: Publish>(event: &E) -> E {
+    E::decode(&arrived(event.outgoing().unwrap())).unwrap()
+}
+
+/// The error of a value that cannot be published.
+fn refused(event: impl IntoOutgoing) -> Error {
+    event.into_outgoing().unwrap_err()
+}
+
+/// The error of a delivery that cannot be read as `E`.
+fn unreadable<E: Event>(delivery: &Delivery) -> Error {
+    match E::decode(delivery) {
+        Ok(_) => panic!("{:?} was read", delivery.message()),
+        Err(error) => error,
+    }
 }

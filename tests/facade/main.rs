@@ -1,1 +1,12 @@
-//! Tests of the facade.
+//! Tests of the facade, as its users meet it: with all features, and those of the derive also without.
+
+#[cfg(feature = "testing")]
+mod connect;
+mod events;
+#[cfg(feature = "testing")]
+mod middleware;
+#[cfg(feature = "testing")]
+mod process;
+mod ui;
+#[cfg(feature = "testing")]
+mod visible;

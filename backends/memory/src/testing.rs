@@ -35,9 +35,7 @@ pub struct TestBroker(MemoryBroker);
 impl TestBroker {
     /// An empty broker that records.
     pub fn new() -> Self {
-        let broker = MemoryBroker::new();
-        broker.record(true);
-        Self(broker)
+        MemoryBroker::new().into()
     }
 
     /// A bus of its own. Two of them behave as two processes.
@@ -60,6 +58,14 @@ impl TestBroker {
 impl Default for TestBroker {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// For a broker with settings of its own, such as a limit on the size of messages.
+impl From<MemoryBroker> for TestBroker {
+    fn from(broker: MemoryBroker) -> Self {
+        broker.record(true);
+        Self(broker)
     }
 }
 

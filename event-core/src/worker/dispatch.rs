@@ -23,8 +23,12 @@ impl Worker {
         !self.line.is_empty() || !self.due.is_empty()
     }
 
+    /// Not while a suspect waits, here or elsewhere in the process: it runs when nothing else is left, and under
+    /// load something would always be.
     fn has_room(&self) -> bool {
-        self.running < self.limit && !self.queue.bus.process().is_isolating()
+        self.running < self.limit
+            && self.suspects.is_empty()
+            && !self.queue.bus.process().is_isolating()
     }
 
     /// Starts what waits, as far as there is room. Whether anything new is in flight.
@@ -168,6 +172,13 @@ impl Worker {
 
     /// Collects the handlers that are done, and starts what follows on them.
     pub(super) fn poll_lanes(&mut self, cx: &mut Context<'_>) {
+        // What follows on a delivery may be pending in a lane before its own, and has no waker yet.
+        while self.poll_each_lane(cx) {}
+    }
+
+    /// Whether something that was started may stand in a lane that was polled before.
+    fn poll_each_lane(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut followed = false;
         for lane in 0..self.lanes.len() {
             while self.running > 0
                 && let Poll::Ready((slot, reply)) = self.lanes[lane].poll_done(cx)
@@ -186,9 +197,11 @@ impl Worker {
                 self.finish(flying);
                 if let (Some(key), false) = (key, self.queue.ordered) {
                     self.follow(key, cx);
+                    followed |= lane > 0;
                 }
             }
         }
+        followed
     }
 
     /// A delivery of the key is done: those that waited for it run until one is pending.
@@ -227,9 +240,14 @@ impl Worker {
     }
 
     fn finish(&mut self, flying: Flying) {
+        let ordered = self.queue.ordered.then_some(flying.key).flatten();
+        if ordered.is_none() && flying.is_plain() {
+            let tag = flying.delivery.tag();
+            self.finished.push(Finished::Ack(tag));
+            return;
+        }
         let Flying {
             delivery,
-            key,
             attempt,
             missing,
             failures,
@@ -237,21 +255,6 @@ impl Worker {
             started,
             ..
         } = flying;
-        let ordered = self.queue.ordered.then_some(key).flatten();
-        let plain =
-            failures.is_empty() && events.is_empty() && missing.is_none() && started.is_none();
-        // Other handlers may have rejected it before.
-        if plain
-            && ordered.is_none()
-            && delivery
-                .message()
-                .headers()
-                .get(context::REJECTIONS)
-                .is_none()
-        {
-            self.finished.push(Finished::Ack(delivery.tag()));
-            return;
-        }
         let ended = Ended {
             delivery,
             attempt,
@@ -259,12 +262,8 @@ impl Worker {
             missing,
             crashed: false,
         };
-        self.hand_over(
-            ended,
-            events,
-            started.map(|started| started.elapsed()),
-            ordered,
-        );
+        let elapsed = started.map(|started| started.elapsed());
+        self.hand_over(ended, events, elapsed, ordered);
     }
 
     pub(super) fn hand_over(

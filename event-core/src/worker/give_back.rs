@@ -83,9 +83,10 @@ impl Worker {
 
     /// The service stops at once: futures in flight are dropped, and what they worked on goes back.
     pub(super) fn give_up(&mut self) {
-        // A destructor of a handler's may panic.
-        let lanes = std::mem::take(&mut self.lanes);
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(lanes)));
+        // A destructor of a handler's, or of a layer's, may panic.
+        for lane in std::mem::take(&mut self.lanes) {
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(lane)));
+        }
         let slots = std::mem::take(&mut self.slots);
         self.finished.extend(
             slots
@@ -94,7 +95,13 @@ impl Worker {
                 .map(|flying| Finished::Release(flying.delivery.tag())),
         );
         self.release_waiting(|_| true);
-        // The reader may have sent more, which nobody takes now.
+        // The reader and the settler may have sent more, which nobody takes now.
+        self.channels.back.close();
+        while let Ok(back) = self.channels.back.try_recv() {
+            if let super::Back::Again { delivery, .. } = back {
+                self.finished.push(Finished::Release(delivery.tag()));
+            }
+        }
         self.channels.commands.close();
         while let Ok(command) = self.channels.commands.try_recv() {
             if let super::Command::Run(batch) = command {

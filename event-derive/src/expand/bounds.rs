@@ -2,7 +2,7 @@
 
 use proc_macro2::{TokenStream, TokenTree};
 use quote::quote;
-use syn::{Generics, Ident, ImplGenerics, TypeGenerics, WhereClause, WherePredicate, parse_quote};
+use syn::{Generics, Ident, ImplGenerics, TypeGenerics};
 
 use super::private::Private;
 use crate::model::{Outline, Payload, Piece, RouteKey, Shown};
@@ -70,18 +70,15 @@ impl<'a> Bounds<'a> {
     }
 
     /// `impl<…>`, `<…>` and `where …`
-    pub(super) fn split(&self) -> (ImplGenerics<'a>, TypeGenerics<'a>, Option<WhereClause>) {
+    pub(super) fn split(&self) -> (ImplGenerics<'a>, TypeGenerics<'a>, TokenStream) {
         let (impl_generics, ty_generics, own) = self.generics.split_for_impl();
-        let mut all = own.cloned();
-        if !self.needed.is_empty() {
-            let clause = all.get_or_insert_with(|| parse_quote!(where));
-            clause.predicates.extend(
-                self.needed
-                    .iter()
-                    .map(|bound| -> WherePredicate { parse_quote!(#bound) }),
-            );
-        }
-        (impl_generics, ty_generics, all)
+        let own = own.into_iter().flat_map(|clause| &clause.predicates);
+        let needed = &self.needed;
+        (
+            impl_generics,
+            ty_generics,
+            quote!(where #(#own,)* #(#needed,)*),
+        )
     }
 
     /// A bound without a parameter in it is either superfluous or an error of its own.

@@ -8,7 +8,10 @@ use super::{
     bounds::Bounds,
     private::{Private, at},
 };
-use crate::model::{Content, Enum, Outline, Variant};
+use crate::{
+    model::{Content, Enum, Field, Outline, Variant},
+    type_name::type_name,
+};
 
 pub(super) fn expand(outline: &Outline, model: &Enum, private: &Private) -> TokenStream {
     let enum_ = Expand {
@@ -74,20 +77,15 @@ impl Expand<'_> {
             ..
         } = self;
         let (name, ty) = (&variant.name, variant.value.ty.to_token_stream());
+        let type_name = type_name(&ty);
         match &variant.content {
             Content::Other => quote! {
                 #private::RouteInfo::new(#exchange, #name, "#", "#")
-                    .described(::core::option::Option::None, ::core::stringify!(#ty), "")
+                    .described(::core::option::Option::None, #type_name, "")
             },
             Content::Known { key, payload, .. } => {
                 let content_type = private.content_type(payload, &ty);
-                private.route(
-                    exchange,
-                    name,
-                    key,
-                    quote!(::core::stringify!(#ty)),
-                    content_type,
-                )
+                private.route(exchange, name, key, &type_name, content_type)
             }
         }
     }
@@ -102,31 +100,23 @@ impl Expand<'_> {
         let (mut constant, mut filled) = (TokenStream::new(), TokenStream::new());
         let name = ident.unraw().to_string();
         let mut rest = quote!(::core::result::Result::Err(#private::not_taken(#name, delivery)));
-        for (
-            at,
-            Variant {
-                ident: variant,
-                value,
-                content,
-                ..
-            },
-        ) in model.variants.iter().enumerate()
-        {
-            let (member, ty) = (&value.member, &value.ty);
+        for (index, variant) in model.variants.iter().enumerate() {
+            let (ident, content) = (&variant.ident, &variant.content);
+            let Field { member, ty } = &variant.value;
             match content {
                 Content::Other => {
                     let other = self.as_other(ty);
-                    rest = quote!(::core::result::Result::Ok(Self::#variant { #member: #other::decode_other(delivery)? }));
+                    rest = quote!(::core::result::Result::Ok(Self::#ident { #member: #other::decode_other(delivery)? }));
                 }
                 Content::Known { key, payload, .. } => {
                     let literal = &key.literal;
                     let decode = private.decode(payload, &ty.to_token_stream());
                     let decode =
-                        quote!(::core::result::Result::Ok(Self::#variant { #member: #decode }));
+                        quote!(::core::result::Result::Ok(Self::#ident { #member: #decode }));
                     if key.key.is_constant() {
                         constant.extend(quote!(#literal => #decode,));
                     } else {
-                        let route = quote!(<Self as #private::Event>::ROUTES[#at]);
+                        let route = quote!(<Self as #private::Event>::ROUTES[#index]);
                         filled.extend(quote! {
                             key if #route.takes(delivery.message().exchange(), key) => #decode,
                         });
@@ -152,8 +142,9 @@ impl Expand<'_> {
     /// The variant's value, encoded for the variant's route.
     fn outgoing(&self) -> TokenStream {
         let Self { model, private, .. } = self;
-        let variants = model.variants.iter().enumerate().map(|(at, variant)| {
-            let (ident, member, ty) = (&variant.ident, &variant.value.member, &variant.value.ty);
+        let variants = model.variants.iter().enumerate().map(|(index, variant)| {
+            let ident = &variant.ident;
+            let Field { member, ty } = &variant.value;
             let value = quote!(value);
             let outgoing = match &variant.content {
                 Content::Other => {
@@ -172,7 +163,7 @@ impl Expand<'_> {
                         private.outgoing(payload, &ty, &value, &message, partition_key.as_ref());
                     quote! {
                         #validate
-                        let route = &<Self as #private::Event>::ROUTES[#at];
+                        let route = &<Self as #private::Event>::ROUTES[#index];
                         #outgoing
                     }
                 }

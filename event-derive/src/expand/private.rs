@@ -5,7 +5,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::{Ident, Member, Visibility, spanned::Spanned};
+use syn::{Ident, LitStr, Member, Visibility, spanned::Spanned};
 
 use crate::model::{Codec, Outline, Payload, Piece, RouteKey, Shown};
 
@@ -41,13 +41,11 @@ impl Private {
 
     /// The media type of a payload.
     pub(super) fn content_type(&self, payload: &Payload, ty: &TokenStream) -> TokenStream {
-        match &payload.content_type {
-            Some(literal) => literal.to_token_stream(),
-            None => {
-                let codec = self.codec_for(&payload.codec, ty);
-                quote!(#codec::CONTENT_TYPE)
-            }
+        if let Some(literal) = &payload.content_type {
+            return literal.to_token_stream();
         }
+        let codec = self.codec_for(&payload.codec, ty);
+        quote!(#codec::CONTENT_TYPE)
     }
 
     /// `validate(value)?;`, if that was asked for.
@@ -115,19 +113,27 @@ impl Private {
     pub(super) fn route(
         &self,
         exchange: impl ToTokens,
-        name: &str,
+        name: &LitStr,
         key: &RouteKey,
         type_name: impl ToTokens,
         content_type: impl ToTokens,
     ) -> TokenStream {
         let (literal, pattern) = (&key.literal, key.key.pattern());
-        let version = match key.key.version() {
-            Some(version) => quote!(::core::option::Option::Some(#version)),
-            None => quote!(::core::option::Option::None),
-        };
+        let version = key.key.version();
+        let version = version.map_or_else(
+            || quote!(::core::option::Option::None),
+            |version| quote!(::core::option::Option::Some(#version)),
+        );
+        // All messages of a route share their address, unless a value has a part in it.
+        let address = key.key.is_constant().then(|| {
+            quote! {
+                .with_address(const { &#self::Parts::checked(#exchange, #literal, #content_type) })
+            }
+        });
         quote! {
             #self::RouteInfo::new(#exchange, #name, #literal, #pattern)
                 .described(#version, #type_name, #content_type)
+                #address
         }
     }
 
@@ -135,7 +141,7 @@ impl Private {
     pub(super) fn method(&self, vis: &Visibility, name: &Ident) -> TokenStream {
         generated(
             name,
-            quote! {
+            &quote! {
                 #vis fn #name<'bus>(&self, bus: &'bus #self::Bus) -> #self::Publishing<'bus>
             },
         )
@@ -145,7 +151,7 @@ impl Private {
     pub(super) fn constant(&self, vis: &Visibility, name: &Ident, index: usize) -> TokenStream {
         generated(
             name,
-            quote! {
+            &quote! {
                 #vis const #name: #self::Route<Self> = #self::Route::new(&<Self as #self::Event>::ROUTES[#index]);
             },
         )
@@ -168,9 +174,9 @@ fn field(value: &TokenStream, member: &Member) -> TokenStream {
 
 /// The tokens of something that the user's code sees by this name, all of them where the name is: that is
 /// what the compiler shows when the type has something of this name already.
-fn generated(name: &Ident, tokens: TokenStream) -> TokenStream {
+fn generated(name: &Ident, tokens: &TokenStream) -> TokenStream {
     // Only the place is the user's. The rest stays the derive's, or the user's lints would apply.
-    at(Span::call_site().located_at(name.span()), &tokens)
+    at(Span::call_site().located_at(name.span()), tokens)
 }
 
 /// The tokens with another span.

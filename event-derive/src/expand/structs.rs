@@ -106,23 +106,26 @@ impl Expand<'_> {
             .routes
             .iter()
             .enumerate()
-            .map(|(at, Route { exchange, key, .. })| {
+            .map(|(index, Route { exchange, key, .. })| {
                 let literal = &key.literal;
                 if key.key.is_constant() {
                     quote!((key == #literal && exchange == #exchange))
                 } else {
-                    quote!(<Self as #private::Event>::ROUTES[#at].takes(exchange, key))
+                    quote!(<Self as #private::Event>::ROUTES[#index].takes(exchange, key))
                 }
             });
-        let older = model.upcasts.iter().enumerate().map(|(at, older)| {
+        let validate = private.validate(&model.payload, &quote!(&value));
+        let older = model.upcasts.iter().enumerate().map(|(index, older)| {
             let event = self.as_event(older);
             let from = quote_spanned! {older.span()=>
                 <Self as ::core::convert::From<#older>>::from(older)
             };
             quote! {
-                if <Self as #private::Event>::OLDER[#at].takes(exchange, key) {
+                if <Self as #private::Event>::OLDER[#index].takes(exchange, key) {
                     let older = #event::decode(delivery)?;
-                    return ::core::result::Result::Ok(#from);
+                    let value: Self = #from;
+                    #validate
+                    return ::core::result::Result::Ok(value);
                 }
             }
         });
@@ -225,19 +228,16 @@ impl Expand<'_> {
         let mut bounds = Bounds::new(self.outline);
         bounds.need(quote!(Self: #private::Encode));
         let (impl_generics, ty_generics, where_clause) = bounds.split();
-        let events = methods
-            .iter()
-            .zip(&model.routes)
-            .enumerate()
-            .map(|(at, (method, route))| {
-                let constant = Ident::new(&route.name.to_uppercase(), method.span());
+        let events = methods.iter().zip(&model.routes).enumerate().map(
+            |(index, (method, route))| {
+                let constant = Ident::new(&route.name.value().to_uppercase(), method.span());
                 let (exchange, key) = (route.exchange.value(), route.key.literal.value());
                 let of_constant = format!(
                     "The route of [`{method}`](Self::{method}): exchange `{exchange}`, key `{key}`."
                 );
                 let of_method =
                     format!("Publishes the event as [`{constant}`](Self::{constant}); await it.");
-                let constant = private.constant(vis, &constant, at);
+                let constant = private.constant(vis, &constant, index);
                 let method = private.method(vis, method);
                 quote! {
                     #[doc = #of_constant]
@@ -247,11 +247,12 @@ impl Expand<'_> {
                     #[doc = #of_method]
                     #[allow(dead_code)]
                     #method {
-                        let route = &<Self as #private::Event>::ROUTES[#at];
+                        let route = &<Self as #private::Event>::ROUTES[#index];
                         bus.publish(#private::Encode::encode(self, route))
                     }
                 }
-            });
+            },
+        );
         quote! {
             #[automatically_derived]
             #[allow(deprecated)]

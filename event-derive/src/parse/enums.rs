@@ -10,7 +10,8 @@ use crate::{
     attr::Attr,
     errors::Errors,
     model::{Content, Enum, Field, Outline, Shown, Variant},
-    options::{Options, Place},
+    options::Options,
+    place::Place,
 };
 
 pub(super) fn parse(
@@ -156,42 +157,32 @@ fn named(name: &str, literal: &LitStr) -> Shown {
 
 /// Two variants for one key could not be told apart.
 fn refuse_repetitions<'a>(variants: impl Iterator<Item = &'a Variant>, errors: &mut Errors) {
+    // `other` is the variant with every key.
+    let pattern = |variant: &Variant| match &variant.content {
+        Content::Known { key, .. } => key.key.pattern(),
+        Content::Other => "#".to_owned(),
+    };
     let mut before: Vec<&Variant> = Vec::new();
     for variant in variants {
-        if before.iter().any(|earlier| earlier.name == variant.name) {
-            errors.at(
-                &variant.ident,
-                format!(
-                    "two variants are named `{}`; set another `name`",
-                    variant.name
-                ),
-            );
+        if before
+            .iter()
+            .any(|earlier| earlier.name.value() == variant.name.value())
+        {
+            let message = format!("two variants are named `{}`", variant.name.value());
+            errors.at(&variant.name, message);
         }
-        match &variant.content {
-            Content::Other => {
-                if let Some(other) = before
-                    .iter()
-                    .find(|earlier| matches!(earlier.content, Content::Other))
-                {
-                    let message = format!(
-                        "`{}` takes what the enum does not know already",
-                        other.ident
-                    );
-                    errors.at(&variant.ident, message);
-                }
+        let same = before
+            .iter()
+            .find(|earlier| pattern(earlier) == pattern(variant));
+        match (same, &variant.content) {
+            (None, _) => {}
+            (Some(Variant { ident, .. }), Content::Known { key, .. }) => {
+                let message = format!("`{ident}` has this key already; give each variant its own");
+                errors.at(&key.literal, message);
             }
-            Content::Known { key, .. } => {
-                let pattern = key.key.pattern();
-                let same = before.iter().find(|earlier| {
-                    matches!(&earlier.content, Content::Known { key, .. } if key.key.pattern() == pattern)
-                });
-                if let Some(earlier) = same {
-                    let message = format!(
-                        "`{}` has this key already; give each variant its own",
-                        earlier.ident
-                    );
-                    errors.at(&key.literal, message);
-                }
+            (Some(Variant { ident, .. }), Content::Other) => {
+                let message = format!("`{ident}` takes what the enum does not know already");
+                errors.at(&variant.ident, message);
             }
         }
         before.push(variant);

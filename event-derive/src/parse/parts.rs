@@ -55,19 +55,14 @@ pub(super) fn checked_key(
     }
 }
 
-/// What a route is called in `ROUTES`, where that is free.
-pub(super) fn event_name(options: &mut Options, default: &Ident, errors: &mut Errors) -> String {
-    match options.string("name", errors).value() {
-        Some(literal) if literal.value().trim().is_empty() => {
-            errors.at(
-                literal,
-                format!("name is empty; leave it out for `{default}`"),
-            );
-            String::new()
-        }
-        Some(literal) => literal.value(),
-        None => default.unraw().to_string(),
+/// What a route is called in `ROUTES`, where that is free: by default as the type or the variant.
+pub(super) fn event_name(options: &mut Options, default: &Ident, errors: &mut Errors) -> LitStr {
+    let default = LitStr::new(&default.unraw().to_string(), default.span());
+    let name = options.string("name", errors).value().unwrap_or(default);
+    if name.value().trim().is_empty() {
+        errors.at(&name, "name is empty; write one, or leave the option out");
     }
+    name
 }
 
 /// The codec and what belongs to it.

@@ -32,7 +32,10 @@ impl fmt::Debug for Case {
 /// The points of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "their titles are the headings of docs/semantics.md")]
+#[allow(
+    missing_docs,
+    reason = "their titles are the headings of docs/semantics.md"
+)]
 pub enum Point {
     Routing,
     Publish,

@@ -1,18 +1,26 @@
 //! What a case is given: a broker, names of its own, and time limits.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use event_core::{
-    Binding, Bus, Capability, Process, Queue, QueueSpec, Removal, Running, Service, Support,
-    Topology, Transport,
+    Binding, Bus, Capability, ExchangeName, Message, Process, Queue, QueueSpec, Receipt, Removal,
+    RoutingKey, Running, Service, Support, Topology, Transport,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     consumer::Consumer,
     desk::Desk,
     failure::{CaseResult, Failure},
     fixture::{Fixture, Impossible},
+    inbox::Inbox,
     orders::OrderSubmitted,
     scope::Scope,
     setup::Setup,
@@ -27,6 +35,7 @@ struct Inner {
     fixture: Box<dyn Fixture>,
     scope: Scope,
     bus: Bus,
+    messages: AtomicU64,
 }
 
 impl Context {
@@ -39,6 +48,7 @@ impl Context {
             fixture,
             scope,
             bus,
+            messages: AtomicU64::new(1),
         })))
     }
 
@@ -99,6 +109,11 @@ impl Context {
         Desk::new(self.patience(), self.quiet())
     }
 
+    /// An inbox for handlers that are functions.
+    pub fn inbox<T>(&self) -> Inbox<T> {
+        Inbox::new(self.patience())
+    }
+
     /// A queue bound to `order.*.submit`, whose only handler is the desk, named `bill`.
     pub fn queue(&self, name: &str, desk: &Desk) -> Queue {
         Queue::new(name)
@@ -135,11 +150,27 @@ impl Context {
     /// # Errors
     /// Those of the declaration.
     pub async fn declare(&self, queues: &[&QueueSpec]) -> CaseResult {
-        Ok(self
-            .bus()
-            .topology()
-            .declare(&topology(queues))
-            .await?)
+        Ok(self.bus().topology().declare(&topology(queues)).await?)
+    }
+
+    /// A message for the exchange `order`, for the transport. Its id is its place in the case, as text.
+    ///
+    /// # Errors
+    /// The key is not legal.
+    pub fn message(&self, key: &str, payload: impl Into<event_core::Bytes>) -> CaseResult<Message> {
+        let id = format!("message-{}", self.0.messages.fetch_add(1, Relaxed));
+        let (exchange, key) = (ExchangeName::new("order")?, RoutingKey::new(key)?);
+        Ok(Message::new(exchange, key, payload).with_id(&*id))
+    }
+
+    /// Publishes messages by the transport, without the framework, and makes sure that each was taken.
+    ///
+    /// # Errors
+    /// One was not.
+    pub async fn send(&self, batch: Vec<Message>) -> CaseResult<Vec<Receipt>> {
+        let deadline = Instant::now() + self.patience() / 2;
+        let results = self.bus().transport().publish(batch, deadline).await;
+        Ok(results.into_iter().collect::<Result<_, _>>()?)
     }
 
     /// Consumes a queue without the framework.
@@ -158,6 +189,17 @@ impl Context {
         let spec = self.spec(name, &["order.*.submit"])?;
         self.declare(&[&spec]).await?;
         self.consume(self.bus(), &spec).await
+    }
+
+    /// Makes sure that a queue bound to `order.*.submit` has nothing for a new consumer, neither now nor when
+    /// a lease has passed.
+    ///
+    /// # Errors
+    /// Something came.
+    pub async fn nothing_is_left(&self, queue: &str) -> CaseResult {
+        let spec = self.spec(queue, &["order.*.submit"])?;
+        let mut consumer = self.consume(&self.process().await?, &spec).await?;
+        consumer.gets_nothing_for(self.beyond_the_lease()).await
     }
 
     /// Waits for something that must happen.
@@ -191,8 +233,11 @@ impl Context {
         Fut: Future<Output = CaseResult<bool>> + Send,
     {
         let asking = async move {
+            // Often at first, for what takes a moment; then seldom, for what may never come.
+            let mut pause = Duration::from_millis(1);
             while !ask().await? {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(250));
             }
             Ok(())
         };
@@ -227,6 +272,18 @@ impl Context {
             // More than asked for, so that one too many is seen.
             Ok(letters.list(count + 10).await?)
         }
+    }
+
+    /// The largest payload that the broker takes.
+    ///
+    /// # Errors
+    /// The fixture does not know: the case is not tried.
+    pub fn max_message(&self) -> CaseResult<usize> {
+        let unknown = "this fixture does not say how large a message may be";
+        self.0
+            .fixture
+            .max_message()
+            .ok_or_else(|| Failure::not_tried(unknown))
     }
 
     /// Cuts all connections; they connect again.
@@ -277,8 +334,8 @@ async fn connect(setup: &Setup, fixture: &dyn Fixture, scope: &Scope) -> CaseRes
         .with_publish_deadline(setup.patience / 2))
 }
 
-/// The topology of queues for the transport.
-pub(crate) fn topology(queues: &[&QueueSpec]) -> Topology {
+/// The topology of queues for the transport, with the exchanges that they are bound to.
+pub fn topology(queues: &[&QueueSpec]) -> Topology {
     let mut topology = Topology::default();
     for queue in queues {
         for binding in &queue.bindings {

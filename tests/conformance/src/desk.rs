@@ -133,7 +133,11 @@ impl Desk {
     /// The handler, for a queue: `.handle(desk.takes::<OrderSubmitted>()).named("bill")`.
     pub fn takes<E: Event>(
         &self,
-    ) -> impl Fn(E, Metadata, Delivery) -> Pin<Box<dyn Future<Output = HandlerResult<Outcome>> + Send>>
+    ) -> impl Fn(
+        E,
+        Metadata,
+        Delivery,
+    ) -> Pin<Box<dyn Future<Output = HandlerResult<Outcome>> + Send>>
     + Clone
     + Send
     + Sync
@@ -249,7 +253,10 @@ impl Desk {
     /// # Errors
     /// They have not within the patience of the set-up.
     #[track_caller]
-    pub fn finishes(&self, count: usize) -> impl Future<Output = CaseResult<Vec<Seen>>> + Send + use<> {
+    pub fn finishes(
+        &self,
+        count: usize,
+    ) -> impl Future<Output = CaseResult<Vec<Seen>>> + Send + use<> {
         self.until(&format!("{count} deliveries to end"), move |seen| {
             seen.iter().filter(|seen| seen.ended.is_some()).count() >= count
         })
@@ -312,11 +319,7 @@ impl Desk {
                 format!("{}/{}{mark}", seen.number(), seen.meta.attempt)
             })
             .collect();
-        format!(
-            "{} as number/attempt: {}",
-            log.seen.len(),
-            shown.join(" ")
-        )
+        format!("{} as number/attempt: {}", log.seen.len(), shown.join(" "))
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {

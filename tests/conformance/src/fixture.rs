@@ -18,6 +18,11 @@ pub trait Fixture: Send + Sync + 'static {
     /// The broker cannot be reached, which fails the case.
     async fn connect(&self) -> Result<Arc<dyn Transport>>;
 
+    /// The largest payload that the broker takes, if it is set so that a case may exceed it.
+    fn max_message(&self) -> Option<usize> {
+        None
+    }
+
     /// Cuts every connection that this fixture made, without ending their transports: they connect again by
     /// themselves.
     ///

@@ -4,30 +4,25 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use event_core::{Bus, IntoOutgoing, MessageId, Receipt, Result};
-use tokio::time::Instant;
 
 use crate::{
     desk::Seen,
     failure::{CaseResult, Failure},
 };
 
-/// Keeps book of messages. Clones are one ledger.
+/// Keeps book of what was published, and strikes a balance with what was handled. Clones are one ledger.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger(Arc<Mutex<Book>>);
 
 #[derive(Debug, Default)]
 struct Book {
-    /// By the order in which they were entered.
+    /// What was confirmed, with its partition key, in the order in which it was entered.
     confirmed: Vec<(MessageId, Option<String>)>,
     refused: usize,
-    /// When each was handled, and when it may be handled next.
-    handled: HashMap<MessageId, Vec<Instant>>,
-    not_before: HashMap<MessageId, Instant>,
-    early: usize,
-    order: Vec<MessageId>,
 }
 
 /// What a ledger comes to.
@@ -38,13 +33,13 @@ pub struct Balance {
     pub confirmed: usize,
     /// Messages whose publish failed. They may have been handled all the same.
     pub refused: usize,
-    /// Confirmed messages that were never handled.
+    /// Confirmed messages that no handler ended well or badly for.
     pub lost: usize,
-    /// How often messages were handled again.
+    /// Handlers that began for a message whose attempt had begun before.
     pub duplicated: usize,
     /// Messages that were first handled after a later one of their partition key.
     pub reordered: usize,
-    /// Messages that were handled before they were due.
+    /// Attempts that began before they were due.
     pub early: usize,
 }
 
@@ -59,10 +54,11 @@ impl Ledger {
     /// # Errors
     /// Those of the publish.
     pub async fn publish(&self, bus: &Bus, event: impl IntoOutgoing) -> Result<Receipt> {
-        self.publish_all(bus, [event])
-            .await
-            .pop()
-            .unwrap_or_else(|| unreachable!("one event has one result"))
+        let outgoing = event.into_outgoing()?;
+        let key = outgoing.message().partition_key().map(str::to_owned);
+        let result = bus.publish(outgoing).await;
+        self.enter(&result, key);
+        result
     }
 
     /// Publishes a batch and enters what was confirmed, in the order of the batch.
@@ -83,111 +79,100 @@ impl Ledger {
             })
             .collect();
         let results = bus.publish_all(outgoing).await;
-        let mut book = self.book();
         for (result, key) in results.iter().zip(keys) {
-            match result {
-                Ok(receipt) => book.confirmed.push((receipt.id.clone(), key)),
-                Err(_) => book.refused += 1,
-            }
+            self.enter(result, key);
         }
         results
     }
 
-    /// Enters that a message was handled now.
-    pub fn handled(&self, seen: &Seen) {
+    fn enter(&self, result: &Result<Receipt>, key: Option<String>) {
         let mut book = self.book();
-        let id = seen.meta.id.clone();
-        if book.not_before.get(&id).is_some_and(|due| seen.at < *due) {
-            book.early += 1;
+        match result {
+            Ok(receipt) => book.confirmed.push((receipt.id.clone(), key)),
+            Err(_) => book.refused += 1,
         }
-        book.handled.entry(id.clone()).or_default().push(seen.at);
-        book.order.push(id);
     }
 
-    /// Enters that a message may not be handled again before this time.
-    pub fn not_before(&self, id: &MessageId, due: Instant) {
-        self.book().not_before.insert(id.clone(), due);
+    /// The balance with what was seen, in the order in which handlers began.
+    pub fn balance(&self, seen: &[Seen]) -> Balance {
+        self.balance_with(seen, |_| Duration::ZERO)
     }
 
-    /// How many messages were confirmed so far.
-    pub fn confirmed(&self) -> usize {
-        self.book().confirmed.len()
-    }
-
-    /// What was entered so far comes to this.
-    pub fn balance(&self) -> Balance {
+    /// The same when attempts have to wait: the wait after each attempt, by its number.
+    pub fn balance_with(&self, seen: &[Seen], wait: impl Fn(u32) -> Duration) -> Balance {
         let book = self.book();
-        let mut first = HashMap::new();
-        for (at, id) in book.order.iter().enumerate() {
-            first.entry(id).or_insert(at);
-        }
         let mut balance = Balance {
             confirmed: book.confirmed.len(),
             refused: book.refused,
-            early: book.early,
-            duplicated: book.handled.values().map(|times| times.len() - 1).sum(),
             ..Balance::default()
         };
+        let mut first: HashMap<&MessageId, usize> = HashMap::new();
+        let mut last: HashMap<&MessageId, &Seen> = HashMap::new();
+        let mut ended: HashMap<&MessageId, bool> = HashMap::new();
+        for (at, seen) in seen.iter().enumerate() {
+            let id = &seen.meta.id;
+            first.entry(id).or_insert(at);
+            *ended.entry(id).or_default() |= seen.ended.is_some();
+            if let Some(before) = last.insert(id, seen) {
+                let attempt = before.meta.attempt;
+                if seen.meta.attempt <= attempt {
+                    balance.duplicated += 1;
+                } else if before
+                    .ended
+                    .is_some_and(|ended| seen.at < ended + wait(attempt))
+                {
+                    balance.early += 1;
+                }
+            }
+        }
         // The latest place that a message of this key was handled at, among those published before.
         let mut latest: HashMap<&str, usize> = HashMap::new();
         for (id, key) in &book.confirmed {
-            let Some(&at) = first.get(id) else {
+            if ended.get(id) != Some(&true) {
                 balance.lost += 1;
+            }
+            let (Some(&at), Some(key)) = (first.get(id), key) else {
                 continue;
             };
-            if let Some(key) = key {
-                let latest = latest.entry(key).or_insert(at);
-                if at < *latest {
-                    balance.reordered += 1;
-                }
-                *latest = at.max(*latest);
+            let latest = latest.entry(key).or_insert(at);
+            if at < *latest {
+                balance.reordered += 1;
             }
+            *latest = at.max(*latest);
         }
         balance
     }
 
-    /// Whether everything that was confirmed was handled.
-    pub fn is_complete(&self) -> bool {
-        self.balance().lost == 0
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl Balance {
     /// Makes sure that nothing was lost.
     ///
     /// # Errors
-    /// The balance.
+    /// Something was.
     #[track_caller]
-    pub fn expect_no_loss(&self) -> CaseResult {
-        let balance = self.balance();
-        if balance.lost == 0 {
+    pub fn expect_no_loss(self) -> CaseResult {
+        if self.lost == 0 {
             Ok(())
         } else {
-            Err(Failure::new(balance.to_string()))
+            Err(Failure::new(self.to_string()))
         }
     }
 
     /// Makes sure that everything was handled once, in order, and never early.
     ///
     /// # Errors
-    /// The balance.
+    /// Something was not.
     #[track_caller]
-    pub fn expect_balanced(&self) -> CaseResult {
-        let balance = self.balance();
-        let Balance {
-            lost,
-            duplicated,
-            reordered,
-            early,
-            ..
-        } = balance;
-        if lost + duplicated + reordered + early == 0 {
+    pub fn expect_balanced(self) -> CaseResult {
+        if self.lost + self.duplicated + self.reordered + self.early == 0 {
             Ok(())
         } else {
-            Err(Failure::new(balance.to_string()))
+            Err(Failure::new(self.to_string()))
         }
-    }
-
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

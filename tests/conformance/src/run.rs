@@ -71,7 +71,8 @@ impl Setup {
             })
             .collect();
         let conclusion = libtest_mimic::run(&arguments, trials);
-        let verdicts = std::mem::take(&mut *verdicts.lock().unwrap_or_else(PoisonError::into_inner));
+        let verdicts =
+            std::mem::take(&mut *verdicts.lock().unwrap_or_else(PoisonError::into_inner));
         // A run of some cases says nothing about the others.
         let complete = verdicts.len() == all_cases().len();
         if let (Some(path), true) = (&self.scorecard, complete)
@@ -128,9 +129,9 @@ impl Setup {
         if let Err(error) = spawned {
             return Verdict::Failed(format!("no thread for the case: {error}"));
         }
-        verdict.recv_timeout(self.limit).unwrap_or_else(|_| {
-            Verdict::Failed(format!("it did not end within {:?}", self.limit))
-        })
+        verdict
+            .recv_timeout(self.limit)
+            .unwrap_or_else(|_| Verdict::Failed(format!("it did not end within {:?}", self.limit)))
     }
 
     fn verdict_here(&self, case: Case) -> Verdict {
@@ -139,7 +140,10 @@ impl Setup {
         } else {
             tokio::runtime::Builder::new_multi_thread()
         };
-        builder.worker_threads(2).enable_all().start_paused(self.paused);
+        builder
+            .worker_threads(2)
+            .enable_all()
+            .start_paused(self.paused);
         let runtime = match builder.build() {
             Ok(runtime) => runtime,
             Err(error) => return Verdict::Failed(format!("no runtime for the case: {error}")),
@@ -157,10 +161,13 @@ impl Setup {
             Err(failure) => return Verdict::Failed(format!("cannot begin: {failure}")),
         };
         let capabilities = cx.bus().capabilities().clone();
-        let refused = case.needs.iter().find_map(|&need| match capabilities.support(need) {
-            Support::Refused(why) => Some((need, why)),
-            _ => None,
-        });
+        let refused = case
+            .needs
+            .iter()
+            .find_map(|&need| match capabilities.support(need) {
+                Support::Refused(why) => Some((need, why)),
+                _ => None,
+            });
         let result = match refused {
             Some((need, _)) => self.in_time(refusal::check(&cx, need)).await,
             None => self.in_time((case.run)(cx.clone())).await,

@@ -135,7 +135,9 @@ impl Transport for Scoped<Arc<dyn Transport>> {
                 .queues
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            let durable = queues.iter().filter(|queue| queue.kind == QueueKind::Durable);
+            let durable = queues
+                .iter()
+                .filter(|queue| queue.kind == QueueKind::Durable);
             declared.extend(durable.map(|queue| queue.name.clone()));
         }
         self.inner.declare(&Topology { exchanges, queues }).await

@@ -50,7 +50,7 @@ impl Setup {
     /// all wait: for backends that take their time from tokio. The suite then takes seconds.
     pub fn with_paused_clock(mut self) -> Self {
         self.paused = true;
-        self.patience = Duration::from_secs(600);
+        self.patience = Duration::from_secs(120);
         self.quiet = Duration::from_secs(30);
         self.limit = Duration::from_secs(60);
         // Nobody else is on the broker.

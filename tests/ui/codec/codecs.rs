@@ -1,4 +1,4 @@
-//! Codecs that do not fit.
+//! A codec that does not fit shows where it was chosen.
 
 use serde::{Deserialize, Serialize};
 use switchboard::Event;

@@ -1,5 +1,7 @@
 //! A chain, with generic types, and several older ones at once.
 
+#![deny(warnings)]
+
 use serde::{Deserialize, Serialize};
 use switchboard::Event;
 
@@ -22,7 +24,7 @@ struct BatchV2<T> {
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(exchange = "batch", key = "batch.v3.create", upcasts(BatchV2<T>, Import))]
-struct BatchV3<T>
+pub struct BatchV3<T>
 where
     T: Default,
 {

@@ -10,9 +10,7 @@ async fn a_dead_letter_says_what_happened(cx: Context) -> CaseResult {
     let desk = cx
         .desk()
         .doing(|_| Act::End(Outcome::Reject("no such customer".to_owned())));
-    let _running = cx
-        .start(cx.bus(), cx.queue("billing_order", &desk))
-        .await?;
+    let _running = cx.start(cx.bus(), cx.queue("billing_order", &desk)).await?;
     order(7).publish(cx.bus()).await?;
     let letters = cx.dead_letters("billing_order", 1).await?;
     ensure_eq!(letters.len(), 1, "dead letters");

@@ -6,9 +6,7 @@ cases!(Failure: redelivers_after_handler_error);
 
 async fn redelivers_after_handler_error(cx: Context) -> CaseResult {
     let desk = cx.desk().failing(1);
-    let _running = cx
-        .start(cx.bus(), cx.queue("billing_order", &desk))
-        .await?;
+    let _running = cx.start(cx.bus(), cx.queue("billing_order", &desk)).await?;
     order(7).publish(cx.bus()).await?;
     let seen = desk.finishes(2).await?;
     ensure_eq!(seen[1].meta.attempt, 2, "attempt");

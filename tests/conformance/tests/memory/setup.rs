@@ -1,11 +1,13 @@
-//! The suite against the memory broker, the reference.
+//! The memory broker as a fixture.
 
-use std::{process::ExitCode, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use event_conformance::{Fixture, Impossible, Setup};
 use event_core::{Result, Transport};
 use event_memory::MemoryBroker;
+
+const MAX_MESSAGE: usize = 1 << 20;
 
 struct Memory(MemoryBroker);
 
@@ -13,6 +15,10 @@ struct Memory(MemoryBroker);
 impl Fixture for Memory {
     async fn connect(&self) -> Result<Arc<dyn Transport>> {
         Ok(Arc::new(self.0.connect()))
+    }
+
+    fn max_message(&self) -> Option<usize> {
+        Some(MAX_MESSAGE)
     }
 
     async fn disconnect(&self) -> Result<(), Impossible> {
@@ -26,9 +32,7 @@ impl Fixture for Memory {
     }
 }
 
-fn main() -> ExitCode {
-    Setup::new(|_| Memory(MemoryBroker::new()))
-        .with_paused_clock()
-        .with_scorecard("../../docs/scorecard-memory.md")
-        .run()
+/// A broker of its own for each case, and time that passes by itself.
+pub fn setup() -> Setup {
+    Setup::new(|_| Memory(MemoryBroker::new().with_max_message(MAX_MESSAGE))).with_paused_clock()
 }
