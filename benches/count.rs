@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use event_benches::{Line, RawBytes, backend, framework, payload};
-use event_core::{Bus, Queue, RawEvent, Service};
+use event_core::{Bus, Codec, Json, Queue, RawEvent, Service};
 use event_memory::MemoryBroker;
 
 async fn run(kind: &str, messages: u64) -> event_core::Result<()> {
@@ -15,6 +15,14 @@ async fn run(kind: &str, messages: u64) -> event_core::Result<()> {
             // Leaked, so that a handle can be made by a function that is `Copy`.
             let shared: &'static bytes::Bytes = Box::leak(Box::new(shared));
             _ = framework(messages, 1, move |_| RawBytes(shared.clone())).await?;
+        }
+        "codec" => {
+            // What of `json` is serde's.
+            for id in 0..messages {
+                let payload = <Json as Codec<Line>>::encode(&Line::new(id))?;
+                let line: Line = Json::decode(std::hint::black_box(&payload))?;
+                std::hint::black_box(line.id);
+            }
         }
         "json" => _ = framework(messages, 1, Line::new).await?,
         "publish" => {
@@ -32,7 +40,7 @@ async fn run(kind: &str, messages: u64) -> event_core::Result<()> {
                 event.publish(&bus).await?;
             }
         }
-        _ => eprintln!("usage: count backend|raw|json|publish N"),
+        _ => eprintln!("usage: count backend|raw|json|codec|publish N"),
     }
     Ok(())
 }
@@ -41,7 +49,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (Some(kind), Some(Ok(messages))) = (arguments.next(), arguments.next().map(|n| n.parse()))
     else {
-        eprintln!("usage: count backend|raw|json|publish N");
+        eprintln!("usage: count backend|raw|json|codec|publish N");
         return ExitCode::from(2);
     };
     let runtime = match tokio::runtime::Builder::new_current_thread()

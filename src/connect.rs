@@ -11,12 +11,36 @@ struct Scheme {
 }
 
 const SCHEMES: &[Scheme] = &[
-    Scheme { name: "memory", feature: "memory", released: true },
-    Scheme { name: "amqp", feature: "amqp", released: false },
-    Scheme { name: "amqps", feature: "amqp", released: false },
-    Scheme { name: "redis", feature: "redis", released: false },
-    Scheme { name: "rediss", feature: "redis", released: false },
-    Scheme { name: "kafka", feature: "kafka", released: false },
+    Scheme {
+        name: "memory",
+        feature: "memory",
+        released: true,
+    },
+    Scheme {
+        name: "amqp",
+        feature: "amqp",
+        released: false,
+    },
+    Scheme {
+        name: "amqps",
+        feature: "amqp",
+        released: false,
+    },
+    Scheme {
+        name: "redis",
+        feature: "redis",
+        released: false,
+    },
+    Scheme {
+        name: "rediss",
+        feature: "redis",
+        released: false,
+    },
+    Scheme {
+        name: "kafka",
+        feature: "kafka",
+        released: false,
+    },
 ];
 
 /// The environment variable that [`connect_from_env`] reads.
@@ -34,7 +58,10 @@ pub const URL_VARIABLE: &str = "SWITCHBOARD_URL";
 /// when the scheme's backend is not compiled in. A password in the URL is never part of a message.
 pub async fn connect(url: &str) -> Result<Bus> {
     let Some((scheme, _)) = url.split_once("://") else {
-        return Err(invalid(format!("`{}` is not a broker URL; write it as `memory://name`", redact(url))));
+        return Err(invalid(format!(
+            "`{}` is not a broker URL; write it as `memory://name`",
+            redact(url)
+        )));
     };
     match scheme {
         #[cfg(feature = "memory")]
@@ -54,23 +81,34 @@ pub async fn connect_from_env() -> Result<Bus> {
     match std::env::var(URL_VARIABLE) {
         Ok(url) => connect(&url).await,
         Err(std::env::VarError::NotPresent) => connect("memory://").await,
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(invalid(format!("`{URL_VARIABLE}` is not UTF-8; write it as `memory://name`")))
-        }
+        Err(std::env::VarError::NotUnicode(_)) => Err(invalid(format!(
+            "`{URL_VARIABLE}` is not UTF-8; write it as `memory://name`"
+        ))),
     }
 }
 
 fn unavailable(scheme: &str) -> Error {
     let Some(known) = SCHEMES.iter().find(|known| known.name == scheme) else {
-        let names: Vec<_> = SCHEMES.iter().map(|known| format!("`{}`", known.name)).collect();
+        let names: Vec<_> = SCHEMES
+            .iter()
+            .map(|known| format!("`{}`", known.name))
+            .collect();
         let shown: String = scheme.chars().take(20).collect();
-        return invalid(format!("`{}` is not a known scheme; use one of {}", shown.escape_debug(), names.join(", ")));
+        return invalid(format!(
+            "`{}` is not a known scheme; use one of {}",
+            shown.escape_debug(),
+            names.join(", ")
+        ));
     };
     let feature = known.feature;
     if known.released {
-        invalid(format!("`{scheme}://` needs the feature `{feature}`; add it to `switchboard` in Cargo.toml"))
+        invalid(format!(
+            "`{scheme}://` needs the feature `{feature}`; add it to `switchboard` in Cargo.toml"
+        ))
     } else {
-        invalid(format!("`{scheme}://` needs the feature `{feature}`, which this release does not have"))
+        invalid(format!(
+            "`{scheme}://` needs the feature `{feature}`, which this release does not have"
+        ))
     }
 }
 
@@ -80,6 +118,8 @@ fn invalid(text: String) -> Error {
 
 /// Anything before an `@` may be a password.
 fn redact(url: &str) -> String {
-    let shown = url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, host)| format!("…@{host}"));
+    let shown = url
+        .rsplit_once('@')
+        .map_or_else(|| url.to_owned(), |(_, host)| format!("…@{host}"));
     shown.chars().take(60).collect()
 }

@@ -21,11 +21,13 @@ pages! {
     testing: "testing.md",
     middleware: "middleware.md",
     semantics: "semantics.md",
+    performance: "performance.md",
     architecture: "architecture.md",
     writing_a_backend: "writing-a-backend.md",
 }
 
-#[cfg(all(test, feature = "testing"))]
+#[cfg(test)]
+#[cfg(feature = "testing")]
 mod tests {
     use std::{fs, path::Path};
 

@@ -12,6 +12,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     address::Address,
     capabilities::{Capabilities, Capability},
+    checks,
     counters::{Counters, Tally, add},
     dead_letter::DeadLetterQueue,
     error::{ErrorKind, Result},
@@ -241,8 +242,12 @@ impl BusTopology<'_> {
     /// Declares what is not there yet, as starting a service does.
     ///
     /// # Errors
-    /// [`ErrorKind::Mismatch`] when something exists with other arguments.
+    /// [`ErrorKind::Mismatch`] when something exists with other arguments;
+    /// [`ErrorKind::Unsupported`] when the backend cannot do something.
     pub async fn declare(&self, topology: &Topology) -> Result<()> {
+        for queue in &topology.queues {
+            checks::capabilities(queue, self.bus.capabilities())?;
+        }
         self.bus.transport.declare(topology).await
     }
 

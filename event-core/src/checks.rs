@@ -83,31 +83,26 @@ pub(crate) fn spec(settings: &QueueSettings, consumer: &str) -> Result<QueueSpec
 }
 
 /// Refuses what the backend cannot do.
-pub(crate) fn capabilities(settings: &QueueSettings, backend: &Capabilities) -> Result<()> {
-    let of = format!("queue `{}`", settings.name);
+pub(crate) fn capabilities(spec: &QueueSpec, backend: &Capabilities) -> Result<()> {
     let asked = [
-        (settings.ordered, Capability::Ordered, "ordered"),
+        (spec.ordered, Capability::Ordered, "ordered"),
         (
-            settings.kind == QueueKind::Ephemeral,
+            spec.kind == QueueKind::Ephemeral,
             Capability::Ephemeral,
             "ephemeral",
         ),
         (
-            settings.kind == QueueKind::Existing,
+            spec.kind == QueueKind::Existing,
             Capability::Existing,
             "existing",
         ),
         (
-            settings.max_length.is_some(),
+            spec.max_length.is_some(),
             Capability::MaxLength,
             "max_length",
         ),
-        (
-            !settings.unbindings.is_empty(),
-            Capability::Unbind,
-            "unbind",
-        ),
     ];
+    let of = format!("queue `{}`", spec.name);
     asked
         .into_iter()
         .filter(|(asked, ..)| *asked)

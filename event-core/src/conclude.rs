@@ -76,11 +76,12 @@ impl Concluding<'_> {
             self.count(&mut tally, handler, verdict, attempt);
         }
         if crashed {
-            tally.reject(
-                SmolStr::default(),
-                Reason::Crashed,
-                format!("the process ended {attempt} times while handling it"),
-            );
+            // Those that were done before are not run again by a replay either.
+            let left = context::handlers_left(message.headers());
+            for handler in left.unwrap_or_else(|| vec![SmolStr::default()]) {
+                let text = format!("the process ended {attempt} times while handling it");
+                tally.reject(handler, Reason::Crashed, text);
+            }
         }
         let failed = tally.error.is_some();
         if failed {

@@ -8,6 +8,7 @@ use tower::{Layer, Service as TowerService, ServiceExt};
 
 use crate::{
     bus::Bus,
+    capabilities::Capability,
     checks,
     consumer::{self, ReadyQueue, Stops},
     delivery::Delivery,
@@ -257,7 +258,12 @@ fn ready<S>(
             );
             return Err(checks::setup(text));
         }
-        checks::capabilities(&settings, bus.capabilities())?;
+        checks::capabilities(&spec, bus.capabilities())?;
+        if !settings.unbindings.is_empty() {
+            let of = format!("queue `{}`", spec.name);
+            bus.capabilities()
+                .require(Capability::Unbind, "unbind", &of)?;
+        }
         ready.push(checks::ready(&settings, spec, handlers, state, layers)?);
     }
     Ok(ready)

@@ -20,20 +20,38 @@ async fn the_scheme_picks_the_broker() {
 
 #[tokio::test]
 async fn a_named_memory_broker_is_shared() {
-    let (one, two) = (connect("memory://shared").await.unwrap(), connect("memory://shared").await.unwrap());
+    let (one, two) = (
+        connect("memory://shared").await.unwrap(),
+        connect("memory://shared").await.unwrap(),
+    );
     let fresh = connect("memory://").await.unwrap();
     let mut topology = switchboard::Topology::default();
-    topology.queues.push(switchboard::QueueSpec::new("billing_order".parse().unwrap()));
+    topology.queues.push(switchboard::QueueSpec::new(
+        "billing_order".parse().unwrap(),
+    ));
     one.topology().declare(&topology).await.unwrap();
     assert!(two.dead_letters("billing_order").await.is_ok());
-    assert_eq!(fresh.dead_letters("billing_order").await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(
+        fresh
+            .dead_letters("billing_order")
+            .await
+            .unwrap_err()
+            .kind(),
+        ErrorKind::NotFound
+    );
 }
 
 #[tokio::test]
 async fn a_scheme_of_a_later_release_names_its_feature() {
-    for (url, feature) in [("amqp://localhost", "amqp"), ("rediss://h", "redis"), ("kafka://a,b", "kafka")] {
+    for (url, feature) in [
+        ("amqp://localhost", "amqp"),
+        ("rediss://h", "redis"),
+        ("kafka://a,b", "kafka"),
+    ] {
         let scheme = url.split(':').next().unwrap();
-        let text = format!("`{scheme}://` needs the feature `{feature}`, which this release does not have");
+        let text = format!(
+            "`{scheme}://` needs the feature `{feature}`, which this release does not have"
+        );
         assert_eq!(refusal(url).await, text);
     }
 }
@@ -41,22 +59,36 @@ async fn a_scheme_of_a_later_release_names_its_feature() {
 #[tokio::test]
 async fn an_unknown_scheme_lists_the_known_ones() {
     let text = refusal("nats://localhost").await;
-    assert!(text.starts_with("`nats` is not a known scheme; use one of `memory`"), "{text}");
+    assert!(
+        text.starts_with("`nats` is not a known scheme; use one of `memory`"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn a_password_is_never_printed() {
-    for url in ["shop:hunter2@localhost", "amqp://shop:hunter2@localhost", "memory://shop:hunter2@x", "x://a:hunter2@b"] {
+    for url in [
+        "shop:hunter2@localhost",
+        "amqp://shop:hunter2@localhost",
+        "memory://shop:hunter2@x",
+        "x://a:hunter2@b",
+    ] {
         let error = connect(url).await.unwrap_err();
         let texts = [error.to_string(), format!("{error:?}")];
-        assert!(texts.iter().all(|text| !text.contains("hunter2")), "{texts:?}");
+        assert!(
+            texts.iter().all(|text| !text.contains("hunter2")),
+            "{texts:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn the_environment_names_the_url() {
     if !process::is_child("connect::the_environment_names_the_url") {
-        return process::run("connect::the_environment_names_the_url", Some("nats://nowhere"));
+        return process::run(
+            "connect::the_environment_names_the_url",
+            Some("nats://nowhere"),
+        );
     }
     let error = connect_from_env().await.unwrap_err();
     assert!(error.to_string().contains("`nats`"), "{error}");
@@ -67,5 +99,8 @@ async fn without_a_url_and_a_broker_it_is_memory() {
     if !process::is_child("connect::without_a_url_and_a_broker_it_is_memory") {
         return process::run("connect::without_a_url_and_a_broker_it_is_memory", None);
     }
-    assert_eq!(connect_from_env().await.unwrap().capabilities().backend(), "memory");
+    assert_eq!(
+        connect_from_env().await.unwrap().capabilities().backend(),
+        "memory"
+    );
 }

@@ -12,12 +12,17 @@ pub(crate) fn is_child(test: &str) -> bool {
 /// Runs one test of this binary in a process of its own, with `SWITCHBOARD_URL` as given or without it.
 pub(crate) fn run(test: &str, url: Option<&str>) {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", test, "--nocapture"]).env(CHILD, test);
+    child
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD, test);
     match url {
         Some(url) => child.env("SWITCHBOARD_URL", url),
         None => child.env_remove("SWITCHBOARD_URL"),
     };
     let output = child.output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && printed.contains("1 passed"), "{printed}");
+    assert!(
+        output.status.success() && printed.contains("1 passed"),
+        "{printed}"
+    );
 }

@@ -4,7 +4,10 @@
 //! After a change of a message: `TRYBUILD=overwrite cargo test --test facade ui --all-features`, and read
 //! the difference. Some texts are the compiler's own, so they are those of the version that CI runs.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use trybuild::TestCases;
 
@@ -29,7 +32,7 @@ fn files(rule: &str) -> impl Iterator<Item = PathBuf> {
     files.into_iter()
 }
 
-fn passes(path: &PathBuf) -> bool {
+fn passes(path: &Path) -> bool {
     path.to_string_lossy().ends_with("_ok.rs")
 }
 
@@ -52,7 +55,7 @@ fn each_mistake_is_reported_at_its_token() {
 )]
 fn what_is_right_beside_a_mistake_compiles() {
     let cases = TestCases::new();
-    for path in files("*").filter(passes) {
+    for path in files("*").filter(|path| passes(path)) {
         cases.pass(path);
     }
 }

@@ -1,7 +1,9 @@
 //! The module that generated code takes everything from, and the pieces of code that name it.
 //!
 //! Where the compiler may find fault with a piece, all of its tokens have one span, that of what the user
-//! wrote: a span that covers tokens from elsewhere too is shown as the whole derive.
+//! wrote: a span that covers tokens from elsewhere too is shown as the whole derive. A variable in such a
+//! piece is bound under the same span, because `self` and others of the derive's are not the same word there
+//! when what the user wrote came through a macro.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -51,8 +53,9 @@ impl Private {
     /// `validate(value)?;`, if that was asked for.
     pub(super) fn validate(&self, payload: &Payload, value: &TokenStream) -> Option<TokenStream> {
         let span = payload.validate.as_ref()?.span();
-        let (private, value) = (at(span, self), at(span, value));
-        Some(quote_spanned!(span=> #private::validate(#value)?;))
+        let (private, event) = (at(span, self), Ident::new("event", span));
+        let check = quote_spanned!(span=> #private::validate(#event));
+        Some(quote!({ let #event = #value; #check?; }))
     }
 
     /// A block with the value in `delivery`; it returns when there is none.
@@ -168,8 +171,9 @@ impl ToTokens for Private {
 /// `&self.region`, where the user named the field.
 fn field(value: &TokenStream, member: &Member) -> TokenStream {
     let span = member.span();
-    let value = at(span, value);
-    quote_spanned!(span=> &#value.#member)
+    let event = Ident::new("event", span);
+    let field = quote_spanned!(span=> &#event.#member);
+    quote!({ let #event = #value; #field })
 }
 
 /// The tokens of something that the user's code sees by this name, all of them where the name is: that is

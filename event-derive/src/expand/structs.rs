@@ -117,13 +117,14 @@ impl Expand<'_> {
         let validate = private.validate(&model.payload, &quote!(&value));
         let older = model.upcasts.iter().enumerate().map(|(index, older)| {
             let event = self.as_event(older);
-            let from = quote_spanned! {older.span()=>
-                <Self as ::core::convert::From<#older>>::from(older)
+            let from = Ident::new("older", older.span());
+            let converted = quote_spanned! {older.span()=>
+                <Self as ::core::convert::From<#older>>::from(#from)
             };
             quote! {
                 if <Self as #private::Event>::OLDER[#index].takes(exchange, key) {
-                    let older = #event::decode(delivery)?;
-                    let value: Self = #from;
+                    let #from = #event::decode(delivery)?;
+                    let value: Self = #converted;
                     #validate
                     return ::core::result::Result::Ok(value);
                 }

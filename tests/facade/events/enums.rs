@@ -49,7 +49,7 @@ fn each_variant_is_published_under_its_key() {
         key(OrderEvent::SubmittedByHand { order: order() }),
         "order.v1.submit"
     );
-    assert_eq!(address(&OrderEvent::Submitted(order())).0, "order");
+    assert_eq!(address(OrderEvent::Submitted(order())).0, "order");
 }
 
 #[test]

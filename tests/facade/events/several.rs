@@ -79,6 +79,10 @@ fn a_generic_type_has_its_routes_for_each_of_its_types() {
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize, Event)]
+#[allow(
+    clippy::duplicated_attributes,
+    reason = "one key on two exchanges is no repetition"
+)]
 #[event(name = "submit", exchange = "order", key = "order.submit")]
 #[event(name = "archive", exchange = "archive", key = "order.submit.{0}")]
 #[event(name = "restore", exchange = "restore", key = "order.submit.{0}")]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use switchboard::{ErrorKind, Event, IntoOutgoing, Publish};
 
-use super::{address, delivery, message, round_trip, text, unreadable};
+use super::{address, arrived, delivery, message, round_trip, text, unreadable};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct OrderLine {
@@ -37,22 +37,23 @@ fn order() -> Order {
 #[test]
 fn a_value_knows_its_exchange_and_key() {
     let expected = ("order".to_owned(), "order.v1.submit".to_owned());
-    assert_eq!(address(&order()), expected);
-    assert_eq!(address(order()), expected);
-    assert_eq!(address(order().outgoing()), expected);
+    let order = order();
+    assert_eq!(address(&order), expected);
+    assert_eq!(address(order.outgoing()), expected);
+    assert_eq!(address(order), expected);
 }
 
 #[test]
 fn the_payload_is_bare_json() {
     let expected =
         r#"{"id":1,"lines":[{"id":1,"quantity":2,"price":3.0},{"id":2,"quantity":1,"price":4.5}]}"#;
-    assert_eq!(text(&order()), expected);
-    assert_eq!(message(&order()).content_type(), "application/json");
+    assert_eq!(text(order()), expected);
+    assert_eq!(message(order()).content_type(), "application/json");
 }
 
 #[test]
 fn the_partition_key_is_the_text_of_its_field() {
-    assert_eq!(message(&order()).partition_key(), Some("1"));
+    assert_eq!(message(order()).partition_key(), Some("1"));
     assert_eq!(message(&Heartbeat).partition_key(), None);
 }
 
@@ -117,9 +118,9 @@ fn a_payload_of_another_shape_is_a_decode_error() {
 
 #[test]
 fn a_payload_that_says_it_is_something_else_is_a_decode_error() {
-    let message = message(&order()).with_content_type("application/cbor");
+    let message = message(order()).with_content_type("application/cbor");
     let outgoing = switchboard::Outgoing::new(message).unwrap();
-    let error = unreadable::<Order>(&super::arrived(outgoing));
+    let error = unreadable::<Order>(&arrived(outgoing));
     assert_eq!(error.kind(), ErrorKind::Decode);
 }
 
@@ -206,4 +207,56 @@ mod common {
 fn a_type_is_published_from_other_modules() {
     let _: fn(&common::Audited, &'static switchboard::Bus) -> _ = common::Audited::publish;
     assert_eq!(address(common::Audited).1, "order.v1.audit");
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize, Event)]
+#[event(exchange = "order", key = "order.v1.core", crate = "event_core")]
+struct OfTheCore;
+
+#[test]
+fn generated_code_can_name_another_crate() {
+    assert_eq!(round_trip(&OfTheCore), OfTheCore);
+}
+
+macro_rules! event {
+    ($name:ident, $key:expr, [$($option:tt)*], $field:ident: $of:ty) => {
+        #[derive(Debug, PartialEq, Serialize, Deserialize, Event)]
+        #[event(exchange = "order", key = $key, $($option)*)]
+        struct $name {
+            #[event(partition_key)]
+            $field: $of,
+        }
+    };
+}
+
+event!(Shipped, "order.{id}.ship", [codec = Json], id: u64);
+event!(Delivered, "order.{id}.deliver", [upcasts(Shipped)], id: u64);
+
+impl From<Shipped> for Delivered {
+    fn from(Shipped { id }: Shipped) -> Self {
+        Self { id }
+    }
+}
+
+#[test]
+fn an_event_can_be_declared_by_a_macro() {
+    let shipped = Shipped { id: 7 };
+    assert_eq!(message(&shipped).partition_key(), Some("7"));
+    assert_eq!(address(&shipped).1, "order.7.ship");
+    let arrived = arrived(shipped.outgoing().unwrap());
+    assert_eq!(Delivered::decode(&arrived).unwrap(), Delivered { id: 7 });
+}
+
+#[cfg(feature = "garde")]
+#[test]
+fn an_option_can_come_from_a_macro() {
+    macro_rules! validated {
+        ($name:ident, $validate:ident) => {
+            #[derive(Serialize, Deserialize, garde::Validate, Event)]
+            #[event(exchange = "order", key = "order.v1.check", $validate)]
+            struct $name(#[garde(range(min = 1))] u64);
+        };
+    }
+    validated!(Checked, validate);
+    assert_eq!(super::refused(Checked(0)).kind(), ErrorKind::Invalid);
 }

@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc, time::Instant};
 use anyhow::{Context, bail};
 use clap::Parser;
 use shop::{
-    Orders, Outstanding, Rows, Signals, Submission, Summary, Terminal, billing,
+    Orders, Outstanding, Rows, Submission, Summary, Terminal, billing,
     command::{self, INTERRUPTED},
     logistic,
 };
@@ -55,19 +55,19 @@ async fn run(Arguments { common, source }: &Arguments) -> anyhow::Result<ExitCod
     let mut logistic = start(logistic::service()).await?;
 
     // Until here there is nothing to lose, and a signal ends the process by itself.
-    let mut signals = Signals::listen()?;
+    let (mut first, mut second) = switchboard::shutdown_signal().into_parts();
     let started = Instant::now();
     terminal.start(orders.bytes());
     let mut submission = Submission::new(&bus, &terminal);
     let ended = tokio::select! {
         read = submit(orders, &mut submission, &outstanding) => read.map(|()| End::Handled),
-        () = signals.next() => Ok(End::Interrupted),
+        () = &mut first => Ok(End::Interrupted),
         ended = billing.join() => early("billing", ended),
         ended = logistic.join() => early("logistic", ended),
     };
     let stopped = tokio::select! {
         stopped = stop(billing, logistic, &bus) => stopped,
-        () = signals.next() => Ok(()),
+        () = &mut second => Ok(()),
     };
     terminal.finish();
     let summary = Summary {
