@@ -1,6 +1,9 @@
 //! What follows from how the handlers of a delivery ended: one settlement.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, SystemTime},
+};
 
 use smol_str::SmolStr;
 
@@ -227,7 +230,9 @@ impl Concluding<'_> {
         else {
             return verdict;
         };
-        match self.policy.decide(&error) {
+        // It runs in the settler, which must go on: a decision that panics is none.
+        let decided = catch_unwind(AssertUnwindSafe(|| self.policy.decide(&error)));
+        match decided.unwrap_or(Outcome::Retry) {
             Outcome::Ack => Verdict::Done,
             Outcome::Retry => Verdict::Failed {
                 after: None,

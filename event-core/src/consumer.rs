@@ -27,7 +27,7 @@ use crate::{
     once::Once,
     retry::RetryPolicy,
     routes::{HandlerSet, RouteTable},
-    settler::{Settler, ToSettler},
+    settler::{Finished, Settler, ToSettler},
     topology::{QueueKind, QueueSpec},
     transport::{Arrival, Deliveries, Settle, Subscription},
     worker::{Channels, Command, Worker},
@@ -248,13 +248,11 @@ pub(crate) fn spawn(
         });
     }
     let settler = Settler::new(runtime.clone(), backs);
-    tasks.spawn(async move {
-        settler.run(inbox).await;
-        Ok(())
-    });
+    tasks.spawn(settler.run(inbox));
     let reader = Reader {
         queue: runtime,
         workers: commands,
+        settler: to_settler,
         hasher: RandomState::new(),
         next_worker: 0,
     };
@@ -264,6 +262,7 @@ pub(crate) fn spawn(
 struct Reader {
     queue: Arc<QueueRuntime>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
+    settler: mpsc::UnboundedSender<ToSettler>,
     hasher: RandomState,
     next_worker: usize,
 }
@@ -298,8 +297,7 @@ impl Reader {
     /// Deliveries of one partition key go to one worker.
     fn share_out(&mut self, batch: Vec<Delivery>) {
         if let [worker] = &self.workers[..] {
-            // Gone only when the service stops at once; the broker keeps what it was not told about.
-            let _ = worker.send(Command::Run(batch));
+            self.give(worker, batch);
             return;
         }
         let count = self.workers.len();
@@ -317,8 +315,19 @@ impl Reader {
         }
         for (worker, share) in self.workers.iter().zip(shares) {
             if !share.is_empty() {
-                let _ = worker.send(Command::Run(share));
+                self.give(worker, share);
             }
+        }
+    }
+
+    /// A worker is gone only when the service stops at once: what it would have been given goes back.
+    fn give(&self, worker: &mpsc::UnboundedSender<Command>, share: Vec<Delivery>) {
+        if let Err(mpsc::error::SendError(Command::Run(share))) = worker.send(Command::Run(share)) {
+            let back = share
+                .iter()
+                .map(|delivery| Finished::Release(delivery.tag()));
+            // The settler ends after the reader, unless the whole service is being dropped.
+            let _ = self.settler.send(ToSettler::Finished(back.collect()));
         }
     }
 

@@ -58,6 +58,13 @@ impl Older {
     }
 }
 
+/// Whether a handler of `E` takes a message with this address, through an older version or not.
+#[doc(hidden)]
+pub fn takes<E: Event>(exchange: &str, key: &str) -> bool {
+    E::ROUTES.iter().any(|route| route.takes(exchange, key))
+        || E::OLDER.iter().any(|older| older.takes(exchange, key))
+}
+
 /// All routes that a handler of `E` takes: its own, then those of older versions.
 pub(crate) fn all_routes<E: Event>() -> Vec<&'static RouteInfo> {
     fn add(

@@ -332,16 +332,24 @@ where
         }
     }
 
+    /// Whether the service is ready, or what it failed with.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Reply>> {
+        match catch_unwind(AssertUnwindSafe(|| self.service.poll_ready(cx))) {
+            Ok(ready) => ready.map_err(|error| failed(error.into())),
+            Err(panic) => Poll::Ready(Err(panicked(panic))),
+        }
+    }
+
     /// Calls the service, which is ready or has failed.
     fn call(
         &mut self,
-        ready: std::result::Result<(), V::Error>,
+        ready: std::result::Result<(), Reply>,
         slot: usize,
         delivery: Delivery,
         span: &Span,
     ) -> Poll<Reply> {
-        if let Err(error) = ready {
-            return Poll::Ready(failed(error.into()));
+        if let Err(reply) = ready {
+            return Poll::Ready(reply);
         }
         let service = &mut self.service;
         let call = || {
@@ -379,7 +387,7 @@ where
     ) -> Poll<Reply> {
         let delivery = delivery.clone();
         if self.waiting.is_empty()
-            && let Poll::Ready(ready) = self.service.poll_ready(cx)
+            && let Poll::Ready(ready) = self.poll_ready(cx)
         {
             return self.call(ready, slot, delivery, span);
         }
@@ -392,7 +400,7 @@ where
             return Poll::Ready((slot, Self::reply(output)));
         }
         while !self.waiting.is_empty()
-            && let Poll::Ready(ready) = self.service.poll_ready(cx)
+            && let Poll::Ready(ready) = self.poll_ready(cx)
         {
             let Some((slot, delivery, span)) = self.waiting.pop_front() else {
                 break;

@@ -96,7 +96,7 @@ pub mod __private {
         delivery::Delivery,
         derived::*,
         error::{BoxError, Error, Result},
-        event::{Encode, Event, Older, Publish, RawEvent},
+        event::{Encode, Event, Older, Publish, RawEvent, takes},
         message::Message,
         name::{ExchangeName, RoutingKey},
         outgoing::{IntoOutgoing, Outgoing},

@@ -3,7 +3,15 @@
 mod conclude;
 mod publish;
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use smol_str::SmolStr;
@@ -15,7 +23,7 @@ use crate::{
     consumer::QueueRuntime,
     counters::add,
     delivery::{DeliveryTag, Settled, Settlement},
-    error::Result,
+    error::{Error, ErrorKind, Result},
     fate::Fate,
     outgoing::Outgoing,
     worker::{Back, KeyHash},
@@ -73,6 +81,8 @@ pub(crate) struct Settler {
     /// Publishes of what handlers returned, and settlements that wait to be tried again.
     under_way: FuturesUnordered<Work>,
     flushes: Vec<oneshot::Sender<()>>,
+    /// How many deliveries the broker did not settle before the service stopped at once.
+    given_up: Arc<AtomicUsize>,
 }
 
 impl Settler {
@@ -84,11 +94,13 @@ impl Settler {
             ready,
             under_way,
             flushes,
+            given_up: Arc::default(),
         }
     }
 
-    /// Runs until all workers have ended and everything is settled.
-    pub(crate) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<ToSettler>) {
+    /// Runs until reader and workers have ended and everything is settled, or has been given up because the
+    /// service stopped at once and the broker did not do it, which is an error.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<ToSettler>) -> Result<()> {
         let mut open = true;
         let mut received = Vec::new();
         while open || !self.under_way.is_empty() || !self.ready.is_empty() {
@@ -115,6 +127,16 @@ impl Settler {
                     let _ = flush.send(());
                 }
             }
+        }
+        match self.given_up.load(Relaxed) {
+            0 => Ok(()),
+            count => Err(Error::retryable(
+                ErrorKind::Timeout,
+                format!(
+                    "the broker did not settle {count} deliveries of queue `{}` in time; they come back after the lease",
+                    self.queue.name()
+                ),
+            )),
         }
     }
 
@@ -194,7 +216,7 @@ impl Settler {
     /// Settles again later, or not at all when the service stops at once: the broker then gives the
     /// deliveries to someone else.
     fn try_again(&mut self, again: Vec<Pending>) {
-        let queue = self.queue.clone();
+        let (queue, given_up) = (self.queue.clone(), self.given_up.clone());
         let failures = again
             .iter()
             .map(|pending| pending.failures)
@@ -206,6 +228,7 @@ impl Settler {
                 biased;
                 () = queue.stop_now.cancelled() => {
                     queue.held.remove(again.len());
+                    given_up.fetch_add(again.len(), Relaxed);
                     Vec::new()
                 }
                 () = tokio::time::sleep(wait) => again,
@@ -224,14 +247,15 @@ impl Pending {
         }
     }
 
-    /// The same once more. A copy that cannot be stored gives way: the broker keeps the original.
+    /// The same once more. A copy that cannot be stored gives way: the broker keeps the original. Not in an
+    /// ordered queue, where those of its key would overtake it.
     fn failed(mut self) -> Self {
         self.failures += 1;
         let copies = matches!(
             self.settlement,
             Settlement::Retry { .. } | Settlement::DeadLetter { .. }
         );
-        if copies && self.failures >= COPY_TRIES {
+        if copies && self.back.is_none() && self.failures >= COPY_TRIES {
             self.settlement = Settlement::Release(self.settlement.tag());
             self.fate = Fate::Released;
         }

@@ -1,6 +1,9 @@
 //! From how the handlers ended to a settlement, with what is said about it.
 
-use std::time::SystemTime;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::SystemTime,
+};
 
 use tokio::sync::mpsc;
 
@@ -53,7 +56,7 @@ pub(super) fn conclude(
         settlement = Settlement::Ack(tag);
     }
     if let (Some(observer), Some(delivery)) = (&queue.observer, &observed) {
-        observer(&Observed {
+        let observed = Observed {
             service: &queue.service,
             queue: queue.name(),
             delivery,
@@ -61,14 +64,23 @@ pub(super) fn conclude(
             attempt,
             error: error.as_deref(),
             elapsed,
-        });
+        };
+        // It runs in the settler, which must go on.
+        if catch_unwind(AssertUnwindSafe(|| observer(&observed))).is_err() {
+            tracing::error!(target: "switchboard", queue = queue.name(), "the observer of the service panicked");
+        }
     }
     if let (Some((worker, _)), Settlement::Retry { message, delay, .. }) = (back, &settlement) {
-        add(fate.counter(queue.bus.tally()), 1);
         let (delivery, delay) = (Box::new(Delivery::new((**message).clone(), tag)), *delay);
-        // A worker that stopped at once has given back everything.
-        let _ = workers[worker].send(Back::Again { delivery, delay });
-        return None;
+        if workers[worker]
+            .send(Back::Again { delivery, delay })
+            .is_ok()
+        {
+            add(fate.counter(queue.bus.tally()), 1);
+            return None;
+        }
+        // The worker has stopped at once, and cannot give it back any more.
+        return Some(Pending::new(Settlement::Release(tag), Fate::Released));
     }
     Some(Pending {
         back,

@@ -38,7 +38,7 @@ pub(crate) async fn check_on(cx: &Context, bus: &Bus, capability: Capability) ->
             refused_start(bus, queue.named("bill"), "existing").await
         }
         Capability::Mandatory => {
-            let result = bus.publish(&order(1)).mandatory().await;
+            let result = bus.publish(order(1)).mandatory().await;
             refused(bus, result, &["mandatory"])
         }
         Capability::DeadLetters => {

@@ -11,11 +11,14 @@ use event_core::{Result, Transport};
 
 use crate::fixture::Fixture;
 
+type Open = dyn Fn(&str) -> Box<dyn Fixture> + Send + Sync;
+type Wrap = dyn Fn(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + Sync;
+
 /// How the suite is run against a backend: where connections come from, and how time passes.
 #[derive(Clone)]
 pub struct Setup {
-    open: Arc<dyn Fn(&str) -> Box<dyn Fixture> + Send + Sync>,
-    wrap: Option<Arc<dyn Fn(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + Sync>>,
+    open: Arc<Open>,
+    wrap: Option<Arc<Wrap>>,
     pub(crate) paused: bool,
     pub(crate) lease: Duration,
     pub(crate) patience: Duration,

@@ -6,11 +6,13 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use event_core::{Arrival, Deliveries, Result, Service, Settle, Settled, Settlement};
+use event_core::{
+    Arrival, Deliveries, Queue, QueueSpec, Result, Service, Settle, Settled, Settlement, Subscription, Transport,
+};
 
 use crate::{
     CaseResult, Context, Intercept, Intercepted, Ledger, case::cases, ensure, ensure_eq,
-    orders::order,
+    orders::{OrderNoted, order},
 };
 
 cases!(BackPressure:
@@ -34,6 +36,23 @@ async fn handlers_in_flight_are_bounded_by_concurrency(cx: Context) -> CaseResul
     desk.open();
     desk.finishes(20).await?;
     ensure_eq!(desk.most_running(), 3, "handlers at the same time");
+
+    // The same when several workers share the places. Notes have no key, so that each worker gets its part.
+    let desk = cx.desk().holding();
+    let queue = Queue::new("billing_note")
+        .bind("order", "order.*.note")
+        .concurrency(5)
+        .workers(3)
+        .handle(desk.takes::<OrderNoted>())
+        .named("note");
+    let _notes = cx.start(cx.bus(), queue).await?;
+    for id in 0..20 {
+        OrderNoted { id }.publish(cx.bus()).await?;
+    }
+    desk.sees(5).await?;
+    desk.sees_no_more_than(5).await?;
+    desk.open();
+    desk.finishes(20).await?;
     Ok(())
 }
 
@@ -63,6 +82,13 @@ struct CountHeld(Arc<Held>);
 
 #[async_trait]
 impl Intercept for CountHeld {
+    async fn consume(&self, inner: &dyn Transport, queue: &QueueSpec) -> Result<Subscription> {
+        // The broker may bound it too, which is not what the case is about.
+        let mut queue = queue.clone();
+        queue.prefetch = 10_000;
+        inner.consume(&queue).await
+    }
+
     async fn next(
         &self,
         inner: &mut dyn Deliveries,

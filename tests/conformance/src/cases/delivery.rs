@@ -2,19 +2,22 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
 use async_trait::async_trait;
 use event_core::{
-    Arrival, Delivery, Error, ErrorKind, Queue, QueueSpec, Reason, Result, RetryPolicy, Service,
+    Arrival, Delivery, DeliveryTag, Error, ErrorKind, Queue, QueueSpec, Reason, Result, RetryPolicy, Service,
     Settle, Settled, Settlement, Subscription,
 };
 
 use crate::{
     Act, CaseResult, Consumer, Context, Desk, Failure, Intercept, Intercepted, Seen, case::cases,
-    ensure, ensure_eq, orders::order,
+    ensure, ensure_eq, orders::{OrderSubmitted, order},
 };
 
 cases!(AtLeastOnce:
@@ -25,6 +28,7 @@ cases!(AtLeastOnce:
     two_crashes_lose_nothing,
     what_a_crashed_consumer_held_comes_back_after_the_lease,
     leases_are_renewed_while_the_subscription_lives,
+    a_handler_that_holds_its_thread_keeps_its_lease,
     a_lost_connection_redelivers,
     a_settlement_that_was_lost_is_made_up_for,
     the_first_attempt_is_number_one,
@@ -32,6 +36,7 @@ cases!(AtLeastOnce:
     a_crash_uses_no_attempt_of_its_neighbours [DelayedRetry],
     suspects_run_alone [Isolation],
     suspects_run_under_load [Isolation],
+    a_suspect_runs_only_when_that_was_recorded [Isolation],
     isolation_counts_only_runs_alone [Isolation],
     a_message_that_kills_its_process_becomes_a_dead_letter [Isolation, DeadLetters],
     failures_and_crashes_alone_count_together [Isolation, DeadLetters, DelayedRetry],
@@ -79,7 +84,7 @@ async fn a_delivery_is_not_acknowledged_before_its_last_handler_is_done(cx: Cont
     let (first, last) = (cx.desk(), cx.desk().holding());
     let queue = |last: &Desk| {
         cx.queue("billing_order", &first)
-            .handle(last.takes::<crate::orders::OrderSubmitted>())
+            .handle(last.takes::<OrderSubmitted>())
             .named("pack")
     };
     let running = cx.start(&cx.process().await?, queue(&last)).await?;
@@ -179,6 +184,48 @@ async fn leases_are_renewed_while_the_subscription_lives(cx: Context) -> CaseRes
         .await?;
     ensure_eq!(done(&desk.seen()), (1..=10).collect(), "handled");
     Ok(())
+}
+
+async fn a_handler_that_holds_its_thread_keeps_its_lease(cx: Context) -> CaseResult {
+    let lease = cx.lease();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let queue = || {
+        let runs = runs.clone();
+        let bill = move |order: OrderSubmitted| {
+            let runs = runs.clone();
+            async move {
+                if order.id == 1 {
+                    hold_thread(lease * 2);
+                }
+                runs.fetch_add(1, SeqCst);
+            }
+        };
+        Queue::new("billing_order")
+            .bind("order", "order.*.submit")
+            .lease(lease)
+            .handle(bill)
+            .named("bill")
+    };
+    let _one = cx.start(&cx.process().await?, queue()).await?;
+    publish(&cx, 1..=5).await?;
+    let _two = cx.start(&cx.process().await?, queue()).await?;
+    cx.until("all to be handled", || async {
+        Ok(runs.load(SeqCst) >= 5)
+    })
+    .await?;
+    let mut other = cx.consumer("billing_order").await?;
+    other.gets_nothing_for(cx.beyond_the_lease()).await?;
+    ensure_eq!(runs.load(SeqCst), 5, "runs");
+    Ok(())
+}
+
+/// Holds the thread for this long; on a paused clock, which stands still then, only for a moment.
+fn hold_thread(time: Duration) {
+    let (begun, seen) = (std::time::Instant::now(), tokio::time::Instant::now());
+    let stands_still = || begun.elapsed() > Duration::from_millis(30) && seen.elapsed().is_zero();
+    while seen.elapsed() < time && !stands_still() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 async fn a_lost_connection_redelivers(cx: Context) -> CaseResult {
@@ -293,7 +340,7 @@ async fn suspects_run_alone(cx: Context) -> CaseResult {
                 .retry(RetryPolicy::default().attempts(50))
         };
         Service::new("billing")
-            .queue(queue("billing_order"))
+            .queue(queue("billing_order").workers(2))
             .queue(queue("logistic_order"))
     };
     for crash in 0..CRASHES {
@@ -372,6 +419,46 @@ async fn suspects_run_under_load(cx: Context) -> CaseResult {
         seen = desk.until("the suspect to be handled", |seen| done(seen).contains(&1)) => seen.map(drop),
         failed = load => failed,
     }
+}
+
+/// Does not record the first runs alone.
+#[derive(Debug)]
+struct Unrecorded(Arc<AtomicUsize>);
+
+#[async_trait]
+impl Intercept for Unrecorded {
+    async fn isolate(&self, inner: &dyn Settle, tag: DeliveryTag) -> Result<u32> {
+        match self.0.fetch_add(1, SeqCst) {
+            0 | 1 => Err(Error::retryable(ErrorKind::Connection, "it was not recorded")),
+            _ => inner.isolate(tag).await,
+        }
+    }
+}
+
+async fn a_suspect_runs_only_when_that_was_recorded(cx: Context) -> CaseResult {
+    let desk = cx.desk().holding();
+    publish_first(&cx, 7).await?;
+    for crash in 1..=CRASHES {
+        let running = cx
+            .start(&cx.process().await?, cx.queue("billing_order", &desk))
+            .await?;
+        desk.sees(crash).await?;
+        drop(running);
+    }
+    let asked = Arc::new(AtomicUsize::new(0));
+    let bus = cx
+        .process_over(|transport| Intercepted::around(transport, Unrecorded(asked.clone())))
+        .await?;
+    let heard = asked.clone();
+    let desk = cx.desk().doing(move |_| match heard.load(SeqCst) {
+        3 => Act::DONE,
+        _ => Act::Hold,
+    });
+    let running = cx.start(&bus, cx.queue("billing_order", &desk)).await?;
+    desk.finishes(1).await?;
+    ensure_eq!(asked.load(SeqCst), 3, "how often it was to be recorded");
+    running.shutdown().await?;
+    cx.nothing_is_left("billing_order").await
 }
 
 async fn isolation_counts_only_runs_alone(cx: Context) -> CaseResult {
@@ -551,6 +638,10 @@ async fn a_stale_tag_settles_nothing(cx: Context) -> CaseResult {
     {
         ensure_eq!(result?, Settled::Lost, "answer to stale settlement {at}");
     }
+    ensure!(
+        consumer.isolate(stale[0].tag()).await.is_err(),
+        "a run alone of a stale delivery was recorded"
+    );
     consumer.gets_nothing().await?;
     for delivery in &held {
         ensure_eq!(consumer.ack(delivery).await?, Settled::Done, "settled");

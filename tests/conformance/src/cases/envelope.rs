@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use event_core::{
-    Bytes, Event, ExchangeName, Header, HeaderValue, Headers, Message, Metadata, Publish, Queue,
-    Raw, RawEvent, Reason, RoutingKey, Service, State,
+    Bytes, Event, ExchangeName, HandlerResult, Header, HeaderValue, Headers, Message, Metadata, Publish, Queue,
+    RawEvent, Reason, RoutingKey, Service, State,
 };
 use event_derive::Event as DeriveEvent;
 use serde::{Deserialize, Serialize};
@@ -40,14 +40,20 @@ cases!(Envelope:
 
 /// A11 of the shop.
 async fn headers_reach_the_handler(cx: Context) -> CaseResult {
+    type Came = (u32, String, Headers);
     async fn bill(
         _: OrderSubmitted,
-        State(inbox): State<Inbox<(String, Option<String>, Headers)>>,
+        State(inbox): State<Inbox<Came>>,
         Header(Tenant(tenant)): Header<Tenant>,
         headers: Headers,
-    ) {
-        let other = headers.text("campaign").map(str::to_owned);
-        inbox.put((tenant, other, headers));
+        meta: Metadata,
+    ) -> HandlerResult {
+        inbox.put((meta.attempt, tenant, headers));
+        // Once more, when the framework has headers of its own on it.
+        if meta.attempt == 1 {
+            return Err("the bank is closed".into());
+        }
+        Ok(())
     }
     let inbox = cx.inbox();
     let _running = Service::new("billing")
@@ -65,11 +71,22 @@ async fn headers_reach_the_handler(cx: Context) -> CaseResult {
         .header("campaign", "größer ✓")
         .header("empty", "")
         .await?;
-    let (tenant, campaign, headers) = inbox.next().await?;
-    ensure_eq!(tenant, "eu", "tenant");
-    ensure_eq!(campaign.as_deref(), Some("größer ✓"), "campaign");
-    ensure_eq!(headers.text("empty"), Some(""), "an empty header");
-    ensure_eq!(headers.len(), 3, "headers");
+    for attempt in [1, 2] {
+        let (was, tenant, headers) = inbox.next().await?;
+        ensure_eq!((was, &*tenant), (attempt, "eu"), "attempt and tenant");
+        let campaign = headers.text("campaign");
+        ensure_eq!(campaign, Some("größer ✓"), "campaign");
+        ensure_eq!(headers.text("empty"), Some(""), "an empty header");
+        ensure_eq!(headers.len(), 3, "headers: {headers:?}");
+    }
+    let batch = cx.bus().publish_all([order(8), order(9)]);
+    for result in batch.header("tenant", "us").await {
+        result?;
+    }
+    for _ in 0..4 {
+        let (_, tenant, _) = inbox.next().await?;
+        ensure_eq!(tenant, "us", "tenant of a batch");
+    }
     Ok(())
 }
 

@@ -189,30 +189,34 @@ async fn an_ordered_queue_lets_other_keys_go_on(cx: Context) -> CaseResult {
 }
 
 async fn an_ordered_queue_keeps_order_across_processes(cx: Context) -> CaseResult {
-    let desk = cx.desk().doing(|seen| {
-        if seen.number() % 7 == 3 && seen.meta.attempt == 1 {
-            Act::fail("the bank is closed")
-        } else {
-            Act::Take(Duration::from_millis(seen.number() % 3 * 5))
+    // With few places, some wait in the line while others of their key wait for its turn.
+    for (concurrency, first) in [(16, 0), (2, 100), (1, 200)] {
+        let desk = cx.desk().doing(|seen| {
+            if seen.number() % 7 == 3 && seen.meta.attempt == 1 {
+                Act::fail("the bank is closed")
+            } else {
+                Act::Take(Duration::from_millis(seen.number() % 3 * 5))
+            }
+        });
+        let wait = Duration::from_millis(200);
+        let queue = || ordered(&cx, &desk, wait).concurrency(concurrency);
+        let one = cx.start(&cx.process().await?, queue()).await?;
+        let two = cx.start(&cx.process().await?, queue()).await?;
+        let ledger = Ledger::new();
+        let numbers = first..first + 60;
+        for id in numbers.clone() {
+            let customer = CUSTOMERS[id as usize / 3 % CUSTOMERS.len()];
+            ledger.publish(cx.bus(), &order_of(customer, id)).await?;
         }
-    });
-    let wait = Duration::from_millis(200);
-    let _one = cx
-        .start(&cx.process().await?, ordered(&cx, &desk, wait))
-        .await?;
-    let _two = cx
-        .start(&cx.process().await?, ordered(&cx, &desk, wait))
-        .await?;
-    let ledger = Ledger::new();
-    for id in 0..60 {
-        let customer = CUSTOMERS[id as usize % CUSTOMERS.len()];
-        ledger.publish(cx.bus(), &order_of(customer, id)).await?;
+        let runs = 60 + numbers.filter(|id| id % 7 == 3).count();
+        desk.finishes(runs).await?;
+        let seen = desk.sees_no_more_than(runs).await?;
+        ledger.balance_with(&seen, |_| wait).expect_balanced()?;
+        one_at_a_time(&seen)?;
+        one.shutdown().await?;
+        two.shutdown().await?;
     }
-    let failing = (0..60).filter(|id| id % 7 == 3).count();
-    desk.finishes(60 + failing).await?;
-    let seen = desk.sees_no_more_than(60 + failing).await?;
-    ledger.balance_with(&seen, |_| wait).expect_balanced()?;
-    one_at_a_time(&seen)
+    Ok(())
 }
 
 /// A first order that is done, a second that is held, and two that wait behind it.

@@ -33,6 +33,6 @@ impl Fixture for Memory {
 }
 
 /// A broker of its own for each case, and time that passes by itself.
-pub fn setup() -> Setup {
+pub(crate) fn setup() -> Setup {
     Setup::new(|_| Memory(MemoryBroker::new().with_max_message(MAX_MESSAGE))).with_paused_clock()
 }
