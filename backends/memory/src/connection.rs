@@ -72,3 +72,28 @@ impl fmt::Debug for Connection {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use event_core::{QueueKind, QueueName, QueueSpec};
+
+    use super::*;
+    use crate::subscription;
+
+    #[test]
+    fn what_is_dropped_leaves_nothing_behind() {
+        let shared = Arc::<Shared>::default();
+        for _ in 0..20 {
+            let connection = Connection::open(shared.clone());
+            let mut spec = QueueSpec::new(QueueName::checked("prices"));
+            spec.kind = QueueKind::Ephemeral;
+            let prices = subscription::open(&connection, &spec).unwrap();
+            drop(connection);
+            assert_eq!(shared.update(|state| state.connections.len()), 1);
+            drop(prices);
+        }
+        let left =
+            shared.update(|state| (state.connections.len(), state.queues.iter_mut().count()));
+        assert_eq!(left, (0, 0));
+    }
+}

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use crate::held::Held;
+use crate::{messages::Place, window::Window};
 
 /// One subscription, as its queue sees it.
 #[derive(Debug)]
@@ -18,7 +18,8 @@ pub(crate) struct Consumer {
     pub(crate) generation: u64,
     pub(crate) lease: Duration,
     pub(crate) prefetch: usize,
-    pub(crate) held: Held,
+    /// What it holds, by the numbers of its tags.
+    pub(crate) held: Window<Place>,
     /// Wakes its reader, which waits for nothing else.
     pub(crate) wake: Arc<Notify>,
     pub(crate) presence: Presence,
@@ -68,7 +69,7 @@ impl Consumer {
             lease,
             // None at all would be a subscription that waits for ever.
             prefetch: prefetch.max(1),
-            held: Held::default(),
+            held: Window::default(),
             wake: Arc::default(),
             presence: Presence::Reading,
             revocation: None,
@@ -188,7 +189,7 @@ impl Consumers {
         };
         if consumer.room() == 0 {
             consumer.reader = ReaderState::Full;
-        } else if !self.one_at_a_time {
+        } else {
             consumer.reader = ReaderState::Idle;
             self.idle.push_back(id);
         }
@@ -208,16 +209,9 @@ impl Consumers {
 
     /// Wakes one reader for each message that is ready, as far as some wait.
     pub(crate) fn wake(&mut self, ready: usize) {
-        if self.one_at_a_time {
-            if ready > 0
-                && let Some(oldest) = self.all.values().next()
-            {
-                oldest.wake.notify_one();
-            }
-            return;
-        }
         while self.woken < ready
-            && let Some(id) = self.idle.pop_front()
+            && let Some(at) = self.next_to_wake()
+            && let Some(id) = self.idle.remove(at)
         {
             if let Some(consumer) = self.all.get_mut(&id) {
                 consumer.reader = ReaderState::Woken;
@@ -225,6 +219,15 @@ impl Consumers {
                 self.woken += 1;
             }
         }
+    }
+
+    /// Who of the idle ones comes next.
+    fn next_to_wake(&self) -> Option<usize> {
+        if self.one_at_a_time {
+            let oldest = self.oldest()?;
+            return self.idle.iter().position(|idle| *idle == oldest);
+        }
+        (!self.idle.is_empty()).then_some(0)
     }
 
     /// Wakes every reader, because what they wait for has changed.

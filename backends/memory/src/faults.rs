@@ -4,8 +4,8 @@ use fastrand::Rng;
 
 /// What goes wrong, and how often: for [`MemoryBroker::set_faults`](crate::MemoryBroker::set_faults).
 ///
-/// Probabilities are between 0 and 1. The same seed and the same sequence of calls give the same faults. No
-/// fault loses a message: at least once holds under all of them.
+/// Probabilities are between 0 and 1. The same seed and the same sequence of calls give the same faults. None
+/// of them loses a message of a durable queue: at least once holds under all.
 ///
 /// ```
 /// use event_memory::{Faults, MemoryBroker};

@@ -25,20 +25,20 @@ mod broker;
 mod connection;
 mod consumers;
 mod dead_letters;
+mod delayed;
 mod error;
 mod exchange;
 mod faults;
-mod held;
 mod inspect;
 mod messages;
 mod publishing;
 mod queue;
 mod state;
-mod stored;
 mod subscription;
 mod topology;
 mod transport;
 mod url;
+mod window;
 
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,38 +1,47 @@
-//! What a queue holds: ready, delayed, dead, and held by consumers, who know their slots.
+//! What a queue holds: ready, delayed, dead, and held by consumers, who know the places.
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
 };
 
-use event_core::Message;
+use event_core::{Delivery, DeliveryTag, Message};
 use tokio::time::Instant;
 
-use crate::{
-    faults::Faults,
-    stored::{Slot, Store, Stored},
-};
+use crate::{delayed::Delayed, faults::Faults, window::Window};
+
+/// A place in the order of a queue. Each is given once.
+pub(crate) type Place = u64;
 
 /// The messages of one queue.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
-    store: Store,
-    /// Ascending by place.
-    ready: VecDeque<Slot>,
+    log: Window<Message>,
+    /// From here on nobody was given anything yet; all of it is ready.
+    next: Place,
+    /// Ready again, and before `next`.
+    returned: BTreeSet<Place>,
+    /// What is known of messages that came back; most never do.
+    notes: HashMap<Place, Note>,
     delayed: BinaryHeap<Reverse<Delayed>>,
-    next_place: u64,
+    delays: u64,
     dead: BTreeMap<u64, Message>,
     last_dead: u64,
     /// Whether a retry goes back to the place of its original instead of the end.
     ordered: bool,
 }
 
-/// Orders by due time, then by the order of the settlements.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Delayed {
-    due: Instant,
-    order: u64,
-    slot: Slot,
+/// What a queue knows of one message apart from its content.
+#[derive(Clone, Copy, Debug, Default)]
+struct Note {
+    redeliveries: u32,
+    /// How often it began to run alone without being settled afterwards.
+    alone: u32,
+    suspect: bool,
+    /// Whether it runs alone in the hands of its present holder.
+    isolated: bool,
+    /// Whether a fault made it, so that it is not doubled again.
+    double: bool,
 }
 
 /// Why a held message comes back without being settled for good.
@@ -56,11 +65,12 @@ impl Messages {
 
     /// Everything that is not settled.
     pub(crate) fn len(&self) -> usize {
-        self.store.len()
+        self.log.len() + self.delayed.len()
     }
 
     pub(crate) fn ready(&self) -> usize {
-        self.ready.len()
+        // What nobody was given yet is in memory, so that its number fits.
+        (self.log.end() - self.next) as usize + self.returned.len()
     }
 
     pub(crate) fn delayed(&self) -> usize {
@@ -68,130 +78,177 @@ impl Messages {
     }
 
     pub(crate) fn push(&mut self, message: Message) {
-        let place = self.end();
-        let slot = self.store.insert(Stored::new(message, place));
-        self.ready.push_back(slot);
+        self.log.push(message);
     }
 
-    fn end(&mut self) -> u64 {
-        self.next_place += 1;
-        self.next_place
+    pub(crate) fn extend(&mut self, messages: impl Iterator<Item = Message>) {
+        self.log.extend(messages);
     }
 
-    /// Takes the next `count` messages off the front, which must be there, and shows each.
-    pub(crate) fn hand_out(&mut self, count: usize, mut show: impl FnMut(Slot, &Stored)) {
-        for slot in self.ready.drain(..count) {
-            show(slot, self.store.get(slot));
+    /// Gives out the next `count` messages, which must be ready; `hold` answers the tag of each.
+    pub(crate) fn give(
+        &mut self,
+        count: usize,
+        mut hold: impl FnMut(Place) -> DeliveryTag,
+    ) -> Vec<Delivery> {
+        if !self.returned.is_empty() || !self.notes.is_empty() {
+            return (0..count)
+                .filter_map(|_| self.give_at(0, &mut hold))
+                .collect();
         }
+        let places = self.next..;
+        self.next += count as u64;
+        let messages = self.log.from(places.start, count).zip(places);
+        messages
+            .map(|(message, place)| Delivery::new(message.clone(), hold(place)))
+            .collect()
     }
 
     /// The same with what the faults make of it: another order, or a second time later.
-    pub(crate) fn hand_out_with(
+    pub(crate) fn give_with(
         &mut self,
         faults: &mut Faults,
         count: usize,
-        mut show: impl FnMut(Slot, &Stored),
-    ) {
+        mut hold: impl FnMut(Place) -> DeliveryTag,
+    ) -> Vec<Delivery> {
+        let mut batch = Vec::with_capacity(count);
         for _ in 0..count {
             let at = self.overtaker(faults).unwrap_or(0);
-            let Some(slot) = self.ready.remove(at) else {
-                return;
-            };
-            let stored = self.store.get(slot);
-            show(slot, stored);
-            if !stored.double && faults.delivers_twice() {
-                let message = stored.message.clone();
-                let redeliveries = stored.redeliveries + 1;
-                let again = Stored {
-                    redeliveries,
+            let mut place = 0;
+            let given = self.give_at(at, |given| {
+                place = given;
+                hold(given)
+            });
+            let Some(delivery) = given else { break };
+            if !self.note(place).double && faults.delivers_twice() {
+                let note = Note {
+                    redeliveries: delivery.redeliveries() + 1,
                     double: true,
-                    ..Stored::new(message, self.end())
+                    ..Note::default()
                 };
-                let slot = self.store.insert(again);
-                self.ready.push_back(slot);
+                self.notes.insert(self.log.end(), note);
+                self.log.push(delivery.message().clone());
             }
+            batch.push(delivery);
         }
+        batch
+    }
+
+    /// Gives out one of those that are ready.
+    fn give_at(&mut self, at: usize, hold: impl FnOnce(Place) -> DeliveryTag) -> Option<Delivery> {
+        let place = self.take_place(at)?;
+        let note = self.note(place);
+        let delivery = Delivery::new(self.log.get(place)?.clone(), hold(place));
+        Some(
+            delivery
+                .with_redeliveries(note.redeliveries)
+                .with_suspicion(note.suspect),
+        )
+    }
+
+    /// The places of what is ready, in order.
+    fn ready_places(&self) -> impl Iterator<Item = Place> {
+        self.returned
+            .iter()
+            .copied()
+            .chain(self.next..self.log.end())
+    }
+
+    fn take_place(&mut self, at: usize) -> Option<Place> {
+        let place = self.ready_places().nth(at)?;
+        if !self.returned.remove(&place) {
+            self.returned.extend(self.next..place);
+            self.next = place + 1;
+        }
+        Some(place)
     }
 
     /// Which of the next ready messages overtakes the first: none of its own partition key.
     fn overtaker(&self, faults: &mut Faults) -> Option<usize> {
-        let at = faults.reorders(self.ready.len())?;
-        let key = |at: usize| self.store.get(self.ready[at]).message.partition_key();
-        let free = key(at).is_none() || (0..at).all(|earlier| key(earlier) != key(at));
-        free.then_some(at)
+        let at = faults.reorders(self.ready())?;
+        let mut keys = self
+            .ready_places()
+            .take(at + 1)
+            .map(|place| self.log.get(place)?.partition_key());
+        let earlier: Vec<Option<&str>> = keys.by_ref().take(at).collect();
+        let key = keys.next()?;
+        (key.is_none() || !earlier.contains(&key)).then_some(at)
     }
 
-    /// Takes the next `count` messages out for good.
-    pub(crate) fn take(&mut self, count: usize) -> impl Iterator<Item = Stored> {
-        self.ready
-            .drain(..count)
-            .filter_map(|slot| self.store.take(slot))
+    fn note(&self, place: Place) -> Note {
+        self.notes.get(&place).copied().unwrap_or_default()
     }
 
-    /// Removes a message that is settled.
-    pub(crate) fn remove(&mut self, slot: Slot) {
-        self.store.remove(slot);
+    /// Takes the next message out for good.
+    pub(crate) fn pop(&mut self) -> Option<Message> {
+        let place = self.take_place(0)?;
+        self.notes.remove(&place);
+        let message = self.log.take(place);
+        self.log.tidy();
+        message
+    }
+
+    /// Removes a message that is settled. After a batch of them, [`tidy`](Self::tidy).
+    pub(crate) fn discard(&mut self, place: Place) {
+        if !self.notes.is_empty() {
+            self.notes.remove(&place);
+        }
+        self.log.discard(place);
+    }
+
+    pub(crate) fn tidy(&mut self) {
+        self.log.tidy();
     }
 
     /// Puts held messages back to their old places.
-    pub(crate) fn give_back(&mut self, slots: Vec<Slot>, why: Comeback) {
-        // Backwards, since each then usually goes to the very front.
-        for slot in slots.into_iter().rev() {
-            let stored = self.store.get_mut(slot);
+    pub(crate) fn give_back(&mut self, places: Vec<Place>, why: Comeback) {
+        for place in places {
+            let mut note = self.note(place);
             match why {
-                Comeback::Released => stored.suspect &= !stored.isolated,
-                Comeback::Lost => stored.redeliveries += 1,
+                Comeback::Released => note.suspect &= !note.isolated,
+                Comeback::Lost => note.redeliveries += 1,
                 Comeback::Crashed => {
-                    stored.redeliveries += 1;
-                    stored.suspect = true;
+                    note.redeliveries += 1;
+                    note.suspect = true;
                 }
             }
             // Only a crash counts as one; the other two ended a run alone in good order.
-            if stored.isolated && why != Comeback::Crashed {
-                stored.alone -= 1;
+            if note.isolated && why != Comeback::Crashed {
+                note.alone -= 1;
             }
-            stored.isolated = false;
-            self.insert_ready(slot);
+            note.isolated = false;
+            if why != Comeback::Released || self.notes.contains_key(&place) {
+                self.notes.insert(place, note);
+            }
+            self.returned.insert(place);
         }
-    }
-
-    fn insert_ready(&mut self, slot: Slot) {
-        let place = self.store.get(slot).place;
-        let at = match self.ready.front() {
-            Some(&first) if self.store.get(first).place < place => self
-                .ready
-                .partition_point(|&other| self.store.get(other).place < place),
-            _ => 0,
-        };
-        self.ready.insert(at, slot);
     }
 
     /// Counts a run alone, once for each delivery, and answers how often it was counted before.
-    pub(crate) fn isolate(&mut self, slot: Slot) -> u32 {
-        let stored = self.store.get_mut(slot);
-        if !stored.isolated {
-            stored.isolated = true;
-            stored.alone += 1;
+    pub(crate) fn isolate(&mut self, place: Place) -> u32 {
+        let note = self.notes.entry(place).or_default();
+        if !note.isolated {
+            note.isolated = true;
+            note.alone += 1;
         }
-        stored.alone - 1
+        note.alone - 1
     }
 
-    /// Puts the copy where its original was, to become ready when it is due.
-    pub(crate) fn retry(&mut self, slot: Slot, copy: Message, due: Instant) {
-        let place = self.store.get(slot).place;
-        *self.store.get_mut(slot) = Stored::new(copy, place);
-        self.delay(slot, due);
+    /// Keeps the copy until it is due, and removes its original.
+    pub(crate) fn retry(&mut self, place: Place, copy: Message, due: Instant) {
+        self.delay(copy, due, self.ordered.then_some(place));
+        self.discard(place);
     }
 
-    /// Keeps a message that nothing was held of.
-    pub(crate) fn push_delayed(&mut self, message: Message, due: Instant) {
-        let slot = self.store.insert(Stored::new(message, 0));
-        self.delay(slot, due);
-    }
-
-    fn delay(&mut self, slot: Slot, due: Instant) {
-        let order = self.end();
-        self.delayed.push(Reverse(Delayed { due, order, slot }));
+    /// Keeps a message until it is due.
+    pub(crate) fn delay(&mut self, message: Message, due: Instant, place: Option<Place>) {
+        self.delays += 1;
+        self.delayed.push(Reverse(Delayed {
+            due,
+            order: self.delays,
+            place,
+            message,
+        }));
     }
 
     /// When the next delayed message is due.
@@ -201,22 +258,24 @@ impl Messages {
 
     /// Makes ready what is due.
     pub(crate) fn advance(&mut self, now: Instant) {
-        while let Some(Reverse(next)) = self.delayed.peek()
-            && next.due <= now
-            && let Some(Reverse(Delayed { slot, .. })) = self.delayed.pop()
+        while self.next_due().is_some_and(|due| due <= now)
+            && let Some(Reverse(Delayed { place, message, .. })) = self.delayed.pop()
         {
-            if !self.ordered {
-                self.store.get_mut(slot).place = self.end();
+            match place {
+                None => _ = self.log.push(message),
+                Some(place) => {
+                    self.log.restore(place, message);
+                    self.returned.insert(place);
+                }
             }
-            self.insert_ready(slot);
         }
     }
 
-    /// Puts the copy among the dead letters and removes its original.
-    pub(crate) fn bury(&mut self, slot: Slot, copy: Message) {
+    /// Puts the copy among the dead letters, and removes its original.
+    pub(crate) fn bury(&mut self, place: Place, copy: Message) {
         self.last_dead += 1;
         self.dead.insert(self.last_dead, copy);
-        self.store.remove(slot);
+        self.discard(place);
     }
 
     pub(crate) fn dead(&self) -> &BTreeMap<u64, Message> {
@@ -229,8 +288,7 @@ impl Messages {
 
     /// Forgets what is ready or delayed, as an ephemeral subscription does with its connection.
     pub(crate) fn forget(&mut self) {
-        self.ready.clear();
+        while self.pop().is_some() {}
         self.delayed.clear();
-        self.store = Store::default();
     }
 }

@@ -1,6 +1,6 @@
 //! Publishing: a batch in, an answer for each message out.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, vec::IntoIter};
 
 use event_core::{ConnectionState, Error, Message, Receipt, Result};
 use tokio::{sync::oneshot, time::Instant};
@@ -49,19 +49,54 @@ impl State {
 
     fn publish(&mut self, connection: u64, batch: Vec<Message>) -> Vec<Result<Receipt>> {
         let mut route = Route::default();
-        let results = match self.faults.take() {
-            None => batch
-                .into_iter()
-                .map(|message| self.accept(message, &mut route))
-                .collect(),
-            Some(mut faults) => {
-                let results = self.publish_with(&mut faults, connection, batch, &mut route);
-                self.faults = Some(faults);
-                results
-            }
-        };
-        self.wake(&route);
+        if let Some(mut faults) = self.faults.take() {
+            let results = self.publish_with(&mut faults, connection, batch, &mut route);
+            self.faults = Some(faults);
+            self.wake(&route);
+            return results;
+        }
+        let mut results = Vec::with_capacity(batch.len());
+        let mut rest = batch.into_iter();
+        while let Some(first) = rest.as_slice().first() {
+            route.find(first, &mut self.exchanges);
+            let same = rest
+                .as_slice()
+                .iter()
+                .skip(1)
+                .take_while(|message| route.is_for(message));
+            let count = 1 + same.count();
+            self.publish_run(&mut rest, count, &route, &mut results);
+            self.wake(&route);
+        }
         results
+    }
+
+    /// Publishes the next `count` messages, which all have this route.
+    fn publish_run(
+        &mut self,
+        rest: &mut IntoIter<Message>,
+        count: usize,
+        route: &Route,
+        results: &mut Vec<Result<Receipt>>,
+    ) {
+        let plain = self.max_message.is_none() && self.recorded.is_none();
+        if let ([only], true) = (route.queues(), plain)
+            && let Some(queue) = self
+                .queues
+                .at(*only)
+                .filter(|queue| queue.has_room_for(count))
+        {
+            // The usual case: nothing can be refused, so that all of them move at once.
+            let run = rest.as_slice().iter().take(count);
+            results.extend(run.map(|message| Ok(Receipt::new(message.id().clone(), Some(1)))));
+            queue.messages.extend(rest.by_ref().take(count));
+            return;
+        }
+        results.extend(
+            rest.by_ref()
+                .take(count)
+                .map(|message| self.accept(message, route)),
+        );
     }
 
     fn publish_with(
@@ -72,18 +107,22 @@ impl State {
         route: &mut Route,
     ) -> Vec<Result<Receipt>> {
         let lost_after = faults.disconnects_within(batch.len());
-        let mut publish = |(at, message)| match lost_after {
-            Some(arrived) => {
-                if at < arrived {
-                    self.accept(message, route)?;
-                }
-                Err(error::disconnected())
+        let mut publish = |(at, message)| {
+            match lost_after {
+                Some(arrived) if at >= arrived => return Err(error::disconnected()),
+                None if faults.refuses_publish() => return Err(error::refused()),
+                _ => {}
             }
-            None if faults.refuses_publish() => Err(error::refused()),
-            None => match self.accept(message, route) {
-                Ok(_) if faults.loses_confirm() => Err(error::confirm_lost()),
-                result => result,
-            },
+            if !route.is_for(&message) {
+                self.wake(route);
+                route.find(&message, &mut self.exchanges);
+            }
+            let receipt = self.accept(message, route)?;
+            match lost_after {
+                Some(_) => Err(error::disconnected()),
+                None if faults.loses_confirm() => Err(error::confirm_lost()),
+                None => Ok(receipt),
+            }
         };
         let results = batch.into_iter().enumerate().map(&mut publish).collect();
         if lost_after.is_some() {
@@ -93,15 +132,11 @@ impl State {
     }
 
     /// Takes responsibility for one message, or says why not.
-    fn accept(&mut self, message: Message, route: &mut Route) -> Result<Receipt> {
+    fn accept(&mut self, message: Message, route: &Route) -> Result<Receipt> {
         if let Some(limit) = self.max_message
             && message.payload().len() > limit
         {
             return Err(error::too_large(&message, limit));
-        }
-        if !route.is_for(&message) {
-            self.wake(route);
-            route.find(&message, &mut self.exchanges);
         }
         let record = self.recorded.is_some().then(|| message.clone());
         let receipt = self.store(message, route)?;

@@ -68,16 +68,20 @@ impl Queue {
         }
     }
 
+    /// Whether this many more messages fit without a closer look.
+    pub(crate) fn has_room_for(&self, count: usize) -> bool {
+        self.arguments
+            .max_length
+            .is_none_or(|limit| (self.messages.len() + count) as u64 <= limit)
+    }
+
     /// Stores a message, and wakes nobody: that is done once for a batch.
     pub(crate) fn push(&mut self, message: Message) -> Result<()> {
-        if let Some(limit) = self.arguments.max_length
-            && self.messages.len() as u64 >= limit
-        {
-            if !self.ephemeral || self.messages.ready() == 0 {
+        if let Some(limit) = self.arguments.max_length.filter(|_| !self.has_room_for(1)) {
+            // An ephemeral one must not hold up those who publish, and may forget.
+            if !self.ephemeral || self.messages.pop().is_none() {
                 return Err(error::full(&self.name, limit));
             }
-            // At most once, and it must not hold up those who publish.
-            self.messages.take(1).for_each(drop);
         }
         self.messages.push(message);
         Ok(())
@@ -121,7 +125,7 @@ impl Queue {
         let Some(consumer) = self.consumers.get_mut(id) else {
             return;
         };
-        let held = std::mem::take(&mut consumer.held).into_slots();
+        let held = std::mem::take(&mut consumer.held).into_values().collect();
         consumer.generation = self.ids.next();
         consumer.revocation = None;
         // It may wait for room, or for a time that has changed.
@@ -145,7 +149,8 @@ impl Queue {
         let Some(consumer) = self.consumers.remove(id) else {
             return;
         };
-        self.messages.give_back(consumer.held.into_slots(), why);
+        self.messages
+            .give_back(consumer.held.into_values().collect(), why);
         self.wake();
     }
 
@@ -190,6 +195,13 @@ impl Queue {
     pub(crate) fn take(&mut self, id: u64, max: usize, faults: Option<&mut Faults>) -> Taken {
         self.advance();
         self.consumers.leave(id);
+        let taken = self.take_now(id, max, faults);
+        // What it left is for those who wait.
+        self.wake();
+        taken
+    }
+
+    fn take_now(&mut self, id: u64, max: usize, faults: Option<&mut Faults>) -> Taken {
         let Some(consumer) = self.consumers.get_mut(id) else {
             return Taken::Closed;
         };
@@ -202,55 +214,51 @@ impl Queue {
             }
             Some(Revocation::Draining { .. }) => {
                 self.revoke_now(id);
-                return self.take(id, max, faults);
+                return self.take_now(id, max, faults);
             }
             Some(Revocation::Done { generation }) => {
                 consumer.revocation = None;
                 return Taken::Arrival(Arrival::Revoked { generation });
             }
         }
-        let room = consumer.room();
-        let count = self
-            .consumers
-            .share(id, self.messages.ready())
-            .min(max)
-            .min(room);
-        if count == 0 {
-            self.consumers.wait(id);
-            return Taken::Wait(self.next_due());
+        let room = consumer.room().min(max);
+        let count = self.consumers.share(id, self.messages.ready()).min(room);
+        if count > 0 {
+            return Taken::Arrival(Arrival::Batch(self.deliver(id, count, faults)));
         }
-        let batch = self.deliver(id, count, faults);
-        self.wake();
-        Taken::Arrival(Arrival::Batch(batch))
+        // Who asks for none is not to be woken for any.
+        if max > 0 {
+            self.consumers.wait(id);
+        }
+        Taken::Wait(self.next_due())
     }
 
     fn deliver(&mut self, id: u64, count: usize, faults: Option<&mut Faults>) -> Vec<Delivery> {
-        let mut batch = Vec::with_capacity(count);
-        let Some(consumer) = self.consumers.get_mut(id) else {
-            return batch;
+        let Self {
+            messages,
+            consumers,
+            ephemeral,
+            ..
+        } = self;
+        let Some(consumer) = consumers.get_mut(id) else {
+            return Vec::new();
         };
         let generation = consumer.generation;
-        if self.ephemeral {
-            batch.extend(self.messages.take(count).map(|stored| {
-                let number = consumer.held.skip();
-                Delivery::new(stored.message, DeliveryTag { generation, number })
-            }));
-            return batch;
+        if *ephemeral {
+            let messages = (0..count).map_while(|_| messages.pop());
+            let tag = |number| DeliveryTag { generation, number };
+            return messages
+                .map(|message| Delivery::new(message, tag(consumer.held.skip())))
+                .collect();
         }
-        let deliver = |slot, stored: &crate::stored::Stored| {
-            let number = consumer.held.push(slot);
-            let delivery =
-                Delivery::new(stored.message.clone(), DeliveryTag { generation, number });
-            batch.push(match (stored.redeliveries, stored.suspect) {
-                (0, false) => delivery,
-                (count, suspect) => delivery.with_redeliveries(count).with_suspicion(suspect),
-            });
+        let hold = |place| DeliveryTag {
+            generation,
+            number: consumer.held.push(place),
         };
         match faults {
-            None => self.messages.hand_out(count, deliver),
-            Some(faults) => self.messages.hand_out_with(faults, count, deliver),
+            None => messages.give(count, hold),
+            Some(faults) => messages.give_with(faults, count, hold),
         }
-        batch
     }
 
     /// Counts a run alone; nothing when the tag is stale.
@@ -260,7 +268,7 @@ impl Queue {
             .consumers
             .get(id)
             .filter(|consumer| consumer.generation == tag.generation)?;
-        Some(self.messages.isolate(consumer.held.get(tag.number)?))
+        Some(self.messages.isolate(*consumer.held.get(tag.number)?))
     }
 
     /// Settles a batch of one consumer.
@@ -296,24 +304,26 @@ impl Queue {
                 }
                 if *ephemeral {
                     if let Settlement::Retry { message, delay, .. } = settlement {
-                        messages.push_delayed(*message, clock.after(delay));
+                        messages.delay(*message, clock.after(delay), None);
                     }
                     return Ok(Settled::Done);
                 }
-                let Some(slot) = consumer.held.take(tag.number) else {
+                let Some(place) = consumer.held.take(tag.number) else {
                     return Ok(Settled::Lost);
                 };
                 match settlement {
-                    Settlement::Ack(_) => messages.remove(slot),
-                    Settlement::Release(_) => released.push(slot),
+                    Settlement::Ack(_) => messages.discard(place),
+                    Settlement::Release(_) => released.push(place),
                     Settlement::Retry { message, delay, .. } => {
-                        messages.retry(slot, *message, clock.after(delay));
+                        messages.retry(place, *message, clock.after(delay));
                     }
-                    Settlement::DeadLetter { message, .. } => messages.bury(slot, *message),
+                    Settlement::DeadLetter { message, .. } => messages.bury(place, *message),
                 }
                 Ok(Settled::Done)
             })
             .collect();
+        messages.tidy();
+        consumer.held.tidy();
         consumer.wake_if_full();
         let done = consumer.presence == Presence::Ended && consumer.held.is_empty();
         if !released.is_empty() {

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     consumers::Consumer,
     error,
-    exchange::{Exchanges, Place},
+    exchange::{Exchanges, QueueIndex},
     faults::Faults,
     messages::Comeback,
     publishing::Pending,
@@ -79,15 +79,15 @@ impl Ids {
 #[derive(Debug, Default)]
 pub(crate) struct Queues {
     places: Vec<Option<Box<Queue>>>,
-    free: Vec<Place>,
+    free: Vec<QueueIndex>,
     /// Ephemeral queues are not here: nobody asks for them by name.
-    names: HashMap<QueueName, Place>,
+    names: HashMap<QueueName, QueueIndex>,
 }
 
 /// A queue, and not a later one that took its place.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueRef {
-    pub(crate) place: Place,
+    pub(crate) place: QueueIndex,
     serial: u64,
 }
 
@@ -113,7 +113,7 @@ impl Queues {
         QueueRef { place, serial }
     }
 
-    pub(crate) fn remove(&mut self, place: Place) -> Option<Box<Queue>> {
+    pub(crate) fn remove(&mut self, place: QueueIndex) -> Option<Box<Queue>> {
         let queue = self.places.get_mut(place)?.take()?;
         if !queue.ephemeral {
             self.names.remove(&queue.name);
@@ -122,7 +122,7 @@ impl Queues {
         Some(queue)
     }
 
-    pub(crate) fn find(&self, name: &str) -> Option<Place> {
+    pub(crate) fn find(&self, name: &str) -> Option<QueueIndex> {
         self.names.get(name).copied()
     }
 
@@ -130,7 +130,7 @@ impl Queues {
         self.at(self.find(name)?)
     }
 
-    pub(crate) fn at(&mut self, place: Place) -> Option<&mut Queue> {
+    pub(crate) fn at(&mut self, place: QueueIndex) -> Option<&mut Queue> {
         self.places.get_mut(place)?.as_deref_mut()
     }
 
@@ -147,7 +147,7 @@ impl Queues {
         })
     }
 
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (Place, &mut Queue)> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (QueueIndex, &mut Queue)> {
         self.places
             .iter_mut()
             .enumerate()
@@ -201,7 +201,7 @@ impl State {
         self.queues.insert(queue)
     }
 
-    pub(crate) fn delete_queue(&mut self, place: Place) {
+    pub(crate) fn delete_queue(&mut self, place: QueueIndex) {
         if let Some(queue) = self.queues.remove(place) {
             self.exchanges.unbind_all(&queue.bindings, place);
             // They find that it is gone.
