@@ -5,7 +5,7 @@ use std::{ops::Bound, sync::Arc};
 use async_trait::async_trait;
 use event_core::{DeadLetter, DeadLetterId, DeadLetters, Message, QueueName, Result, Selection};
 
-use crate::{connection::Connection, error, queue::Queue, state::QueueRef};
+use crate::{connection::Connection, error, queue::Queue, queues::QueueRef};
 
 #[derive(Debug)]
 pub(crate) struct Letters {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use event_core::{Address, Binding, ExchangeName, Message, TopicMap};
 
-/// Where a queue is in [`Queues`](crate::state::Queues). A binding goes with its queue, so what an exchange
+/// Where a queue is in [`Queues`](crate::queues::Queues). A binding goes with its queue, so what an exchange
 /// names is there.
 pub(crate) type QueueIndex = usize;
 

@@ -33,6 +33,7 @@ mod inspect;
 mod messages;
 mod publishing;
 mod queue;
+mod queues;
 mod state;
 mod subscription;
 mod topology;

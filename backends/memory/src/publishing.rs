@@ -156,8 +156,8 @@ impl State {
             };
         };
         let mut refused: Option<Error> = None;
-        for place in others {
-            if let Some(queue) = self.queues.at(*place) {
+        for index in others {
+            if let Some(queue) = self.queues.at(*index) {
                 refused = queue.push(message.clone()).err().or(refused);
             }
         }
@@ -170,8 +170,8 @@ impl State {
     }
 
     fn wake(&mut self, route: &Route) {
-        for place in route.queues() {
-            if let Some(queue) = self.queues.at(*place) {
+        for index in route.queues() {
+            if let Some(queue) = self.queues.at(*index) {
                 queue.wake();
             }
         }

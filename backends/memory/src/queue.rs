@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) name: QueueName,
-    /// Tells it from an earlier queue in the same place or of the same name.
+    /// Tells it from an earlier queue at the same index or of the same name.
     pub(crate) serial: u64,
     pub(crate) arguments: Arguments,
     pub(crate) ephemeral: bool,

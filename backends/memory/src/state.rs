@@ -1,16 +1,14 @@
 //! Everything the broker knows, behind one lock.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
-use event_core::{
-    ConnectionState, DeliveryTag, Message, QueueName, QueueSpec, Result, Settled, Settlement,
-};
+use event_core::{ConnectionState, DeliveryTag, Message, QueueSpec, Result, Settled, Settlement};
 use tokio::{
     sync::{Notify, watch},
     time::Duration,
@@ -24,6 +22,7 @@ use crate::{
     messages::Comeback,
     publishing::Pending,
     queue::{self, Arguments, Queue, Taken},
+    queues::{QueueRef, Queues},
 };
 
 /// What all handles, connections and subscriptions of a broker share.
@@ -75,88 +74,12 @@ impl Ids {
     }
 }
 
-/// The queues, in places that exchanges know.
-#[derive(Debug, Default)]
-pub(crate) struct Queues {
-    places: Vec<Option<Box<Queue>>>,
-    free: Vec<QueueIndex>,
-    /// Ephemeral queues are not here: nobody asks for them by name.
-    names: HashMap<QueueName, QueueIndex>,
-}
-
-/// A queue, and not a later one that took its place.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct QueueRef {
-    pub(crate) place: QueueIndex,
-    serial: u64,
-}
-
 /// A consumer, and where it consumes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConsumerRef {
     pub(crate) connection: u64,
     pub(crate) queue: QueueRef,
     pub(crate) id: u64,
-}
-
-impl Queues {
-    pub(crate) fn insert(&mut self, queue: Queue) -> QueueRef {
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.places.push(None);
-            self.places.len() - 1
-        });
-        if !queue.ephemeral {
-            self.names.insert(queue.name.clone(), place);
-        }
-        let serial = queue.serial;
-        self.places[place] = Some(Box::new(queue));
-        QueueRef { place, serial }
-    }
-
-    pub(crate) fn remove(&mut self, place: QueueIndex) -> Option<Box<Queue>> {
-        let queue = self.places.get_mut(place)?.take()?;
-        if !queue.ephemeral {
-            self.names.remove(&queue.name);
-        }
-        self.free.push(place);
-        Some(queue)
-    }
-
-    pub(crate) fn find(&self, name: &str) -> Option<QueueIndex> {
-        self.names.get(name).copied()
-    }
-
-    pub(crate) fn named(&mut self, name: &str) -> Option<&mut Queue> {
-        self.at(self.find(name)?)
-    }
-
-    pub(crate) fn at(&mut self, place: QueueIndex) -> Option<&mut Queue> {
-        self.places.get_mut(place)?.as_deref_mut()
-    }
-
-    pub(crate) fn get(&mut self, queue: QueueRef) -> Option<&mut Queue> {
-        self.at(queue.place)
-            .filter(|found| found.serial == queue.serial)
-    }
-
-    pub(crate) fn reference(&mut self, name: &str) -> Option<QueueRef> {
-        let place = self.find(name)?;
-        Some(QueueRef {
-            place,
-            serial: self.at(place)?.serial,
-        })
-    }
-
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (QueueIndex, &mut Queue)> {
-        self.places
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(place, queue)| Some((place, queue.as_deref_mut()?)))
-    }
-
-    pub(crate) fn names(&self) -> impl Iterator<Item = &QueueName> {
-        self.names.keys()
-    }
 }
 
 impl State {
@@ -201,9 +124,9 @@ impl State {
         self.queues.insert(queue)
     }
 
-    pub(crate) fn delete_queue(&mut self, place: QueueIndex) {
-        if let Some(queue) = self.queues.remove(place) {
-            self.exchanges.unbind_all(&queue.bindings, place);
+    pub(crate) fn delete_queue(&mut self, index: QueueIndex) {
+        if let Some(queue) = self.queues.remove(index) {
+            self.exchanges.unbind_all(&queue.bindings, index);
             // They find that it is gone.
             queue.consumers.wake_all();
         }
@@ -277,7 +200,7 @@ impl State {
 
     pub(crate) fn abandon(&mut self, consumer: ConsumerRef) {
         match self.queues.get(consumer.queue) {
-            Some(queue) if queue.ephemeral => self.delete_queue(consumer.queue.place),
+            Some(queue) if queue.ephemeral => self.delete_queue(consumer.queue.index),
             Some(queue) => queue.abandon(consumer.id),
             None => {}
         }
@@ -304,7 +227,7 @@ impl State {
 
     pub(crate) fn close(&mut self, connection: u64) {
         let mut ephemeral = Vec::new();
-        for (place, queue) in self.queues.iter_mut() {
+        for (index, queue) in self.queues.iter_mut() {
             for id in queue
                 .consumers
                 .present(|consumer| consumer.connection == connection)
@@ -312,12 +235,12 @@ impl State {
                 queue.consumers.wake_all();
                 queue.remove_consumer(id, Comeback::Lost);
                 if queue.ephemeral {
-                    ephemeral.push(place);
+                    ephemeral.push(index);
                 }
             }
         }
-        for place in ephemeral {
-            self.delete_queue(place);
+        for index in ephemeral {
+            self.delete_queue(index);
         }
         self.drop_pending(connection);
         if let Some(state) = self.connections.remove(&connection) {

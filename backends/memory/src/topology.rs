@@ -2,11 +2,7 @@
 
 use event_core::{Error, ErrorKind, QueueKind, QueueSpec, Removal, Result, Topology};
 
-use crate::{
-    error,
-    queue::Arguments,
-    state::{QueueRef, State},
-};
+use crate::{error, queue::Arguments, queues::QueueRef, state::State};
 
 impl State {
     /// Declares all of it, or nothing when a queue exists with other arguments.
@@ -83,7 +79,7 @@ impl State {
         };
         for binding in &spec.bindings {
             if found.bindings.insert(binding.clone()) {
-                self.exchanges.bind(binding, queue.place);
+                self.exchanges.bind(binding, queue.index);
             }
         }
     }
@@ -98,16 +94,16 @@ impl State {
                 return Err(Error::new(ErrorKind::Unsupported, text));
             }
         };
-        let Some(place) = self.queues.find(name) else {
+        let Some(index) = self.queues.find(name) else {
             return Ok(());
         };
-        let Some(queue) = self.queues.at(place) else {
+        let Some(queue) = self.queues.at(index) else {
             return Ok(());
         };
         match removal {
             Removal::Binding { binding, .. } => {
                 if queue.bindings.remove(binding) {
-                    self.exchanges.unbind(binding, place);
+                    self.exchanges.unbind(binding, index);
                 }
             }
             Removal::OtherBindings { keep, .. } => {
@@ -115,9 +111,9 @@ impl State {
                     .into_iter()
                     .partition(|binding| keep.contains(binding));
                 queue.bindings = keep;
-                self.exchanges.unbind_all(&rest, place);
+                self.exchanges.unbind_all(&rest, index);
             }
-            _ => self.delete_queue(place),
+            _ => self.delete_queue(index),
         }
         Ok(())
     }
