@@ -25,6 +25,7 @@ use crate::{
     delivery::{DeliveryTag, Settled, Settlement},
     error::{Error, ErrorKind, Result},
     fate::Fate,
+    isolation::Alone,
     outgoing::Outgoing,
     worker::{Back, KeyHash},
 };
@@ -57,6 +58,9 @@ pub(crate) struct Handled {
     pub(crate) elapsed: Option<Duration>,
     /// Which worker waits for this key, in an ordered queue.
     pub(crate) back: Option<(usize, KeyHash)>,
+    /// Held until a suspect is settled: until then a crash counts against it, and the next suspect may be the
+    /// one that kills.
+    pub(crate) alone: Option<Box<Alone>>,
 }
 
 /// A settlement on its way, with what it means.
@@ -64,6 +68,7 @@ struct Pending {
     settlement: Settlement,
     fate: Fate,
     back: Option<(usize, KeyHash)>,
+    alone: Option<Box<Alone>>,
     /// How often the broker did not do it.
     failures: u32,
 }
@@ -243,6 +248,7 @@ impl Pending {
             settlement,
             fate,
             back: None,
+            alone: None,
             failures: 0,
         }
     }
@@ -251,6 +257,10 @@ impl Pending {
     /// ordered queue, where those of its key would overtake it.
     fn failed(mut self) -> Self {
         self.failures += 1;
+        if self.failures >= COPY_TRIES {
+            // A broker in trouble should not hold up the whole process.
+            self.alone = None;
+        }
         let copies = matches!(
             self.settlement,
             Settlement::Retry { .. } | Settlement::DeadLetter { .. }

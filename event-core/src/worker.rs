@@ -22,7 +22,7 @@ use crate::{
     consumer::QueueRuntime,
     context,
     delivery::{Delivery, DeliveryTag},
-    isolation::InFlight,
+    isolation::{Alone, InFlight},
     lane::Lane,
     outcome::Verdict,
     routes::{HandlerSet, LastRoute},
@@ -91,6 +91,8 @@ pub(crate) struct Worker {
     keys: HashMap<KeyHash, VecDeque<Delivery>>,
     /// Deliveries that may have killed a process: each runs alone.
     suspects: VecDeque<Delivery>,
+    /// Held while one of them runs; then its settlement has it.
+    alone: Option<Box<Alone>>,
     /// Failed deliveries of an ordered queue that wait here for their next attempt, and their timers.
     parked: HashMap<DeliveryTag, Delivery>,
     timers: FuturesUnordered<BoxFuture<'static, DeliveryTag>>,
@@ -173,6 +175,7 @@ impl Worker {
             line: VecDeque::new(),
             keys: HashMap::new(),
             suspects: VecDeque::new(),
+            alone: None,
             parked: HashMap::new(),
             timers: FuturesUnordered::new(),
             due: VecDeque::new(),

@@ -30,6 +30,7 @@ pub(super) fn conclude(
         ended,
         elapsed,
         back,
+        alone,
         ..
     } = handled;
     let (tag, attempt) = (ended.delivery.tag(), ended.attempt);
@@ -84,6 +85,7 @@ pub(super) fn conclude(
     }
     Some(Pending {
         back,
+        alone,
         ..Pending::new(settlement, fate)
     })
 }

@@ -2,10 +2,8 @@
 
 use std::{future::poll_fn, task::Poll, time::Duration};
 
-use tokio::sync::oneshot;
-
 use super::Worker;
-use crate::{conclude::Ended, context, isolation::Alone, settler::ToSettler};
+use crate::{conclude::Ended, context, isolation::Alone};
 
 impl Worker {
     /// Runs the first suspect. Nothing of this worker is in flight.
@@ -19,6 +17,7 @@ impl Worker {
             self.release_held(delivery);
             return;
         };
+        self.alone = Some(Box::new(alone));
         let key = self.key_of(&delivery);
         let attempt = delivery.attempt().saturating_add(crashes);
         if attempt > self.queue.policy.allowed() {
@@ -53,21 +52,10 @@ impl Worker {
             })
             .await;
         }
-        self.settled().await;
-        drop(alone);
         if let (Some(key), false) = (key, self.queue.ordered) {
             self.free_key(key);
         }
-    }
-
-    /// Waits until the suspect is settled: until then a crash still counts against it, and the next suspect may
-    /// be the one that kills.
-    async fn settled(&mut self) {
         self.flush();
-        let (done, settled) = oneshot::channel();
-        // The settler outlives its workers, unless the whole service is being dropped.
-        let _ = self.channels.settler.send(ToSettler::Flush(done));
-        let _ = settled.await;
     }
 
     /// Waits until nothing else is in flight, and has the broker record it. Nothing when the service stops

@@ -241,7 +241,7 @@ impl Worker {
 
     fn finish(&mut self, flying: Flying) {
         let ordered = self.queue.ordered.then_some(flying.key).flatten();
-        if ordered.is_none() && flying.is_plain() {
+        if ordered.is_none() && self.alone.is_none() && flying.is_plain() {
             let tag = flying.delivery.tag();
             self.finished.push(Finished::Ack(tag));
             return;
@@ -279,6 +279,7 @@ impl Worker {
             events,
             elapsed,
             back,
+            alone: self.alone.take(),
         })));
     }
 }

@@ -59,11 +59,17 @@ pub enum Fault {
     CondemnsNeighbours,
     /// The sender's headers are not carried.
     LosesHeaders,
+    /// What is not settled within its lease is given to someone else, although its consumer lives.
+    ForgetsToRenew,
+    /// Giving a delivery back uses an attempt.
+    CountsReleases,
+    /// New bindings of a queue that exists take effect a moment after they were declared.
+    DeclaresLater,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 26] = [
         Self::DropsAcks,
         Self::AcksBeforeHandling,
         Self::LosesReleases,
@@ -87,6 +93,9 @@ impl Fault {
         Self::NeverSuspects,
         Self::CondemnsNeighbours,
         Self::LosesHeaders,
+        Self::ForgetsToRenew,
+        Self::CountsReleases,
+        Self::DeclaresLater,
     ];
 
     /// The cases that are there for this fault: each must fail.
@@ -149,6 +158,12 @@ impl Fault {
             ],
             Self::CondemnsNeighbours => &["neighbours_of_a_killer_are_handled"],
             Self::LosesHeaders => &["headers_reach_the_handler"],
+            Self::ForgetsToRenew => &["leases_are_renewed_while_the_subscription_lives"],
+            Self::CountsReleases => &[
+                "a_release_uses_no_attempt",
+                "many_restarts_make_no_dead_letter",
+            ],
+            Self::DeclaresLater => &["a_new_binding_takes_part_at_once"],
         }
     }
 

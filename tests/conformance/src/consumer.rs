@@ -93,11 +93,18 @@ impl Consumer {
     /// Everything that comes until it has been quiet for as long as the set-up says.
     ///
     /// # Errors
-    /// The subscription failed.
+    /// The subscription failed, or it was not quiet within the patience of the set-up.
     pub async fn rest(&mut self) -> CaseResult<Vec<Delivery>> {
+        let end = Instant::now() + self.patience;
         let mut taken = Vec::new();
         while let Some(delivery) = self.poll_until(Instant::now() + self.quiet).await? {
             taken.push(delivery);
+            if Instant::now() > end {
+                let count = taken.len();
+                return Err(Failure::new(format!(
+                    "deliveries without end: {count} came"
+                )));
+            }
         }
         Ok(taken)
     }

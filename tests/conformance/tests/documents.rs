@@ -7,7 +7,8 @@ use event_core::Transport;
 use event_memory::MemoryBroker;
 
 fn read(path: &str) -> String {
-    fs::read_to_string(Path::new("../..").join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+    fs::read_to_string(Path::new("../..").join(path))
+        .unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// The names in bullets such as "- `name`", each with the heading above it.

@@ -1,18 +1,16 @@
 //! What each fault does.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
-    },
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use event_core::{
     Arrival, Binding, DeadLetters, Deliveries, Delivery, DeliveryTag, Message, Pattern, QueueKind,
-    QueueSpec, Receipt, Removal, Result, Selection, Settle, Settled, Settlement, Subscription,
-    Topology, Transport,
+    QueueName, QueueSpec, Receipt, Removal, Result, Selection, Settle, Settled, Settlement,
+    Subscription, Topology, Transport,
 };
 use tokio::time::{Instant, sleep};
 
@@ -25,8 +23,21 @@ pub(super) struct Faulty {
     fault: Fault,
     /// The real transport, for what is published behind the framework's back.
     inner: Arc<dyn Transport>,
-    published: AtomicU64,
+    memory: Mutex<Memory>,
 }
+
+/// What a fault has to remember.
+#[derive(Debug, Default)]
+struct Memory {
+    published: u64,
+    declared: HashSet<QueueName>,
+    lease: Duration,
+    held: HashMap<DeliveryTag, Message>,
+    settle: Vec<Weak<dyn Settle>>,
+}
+
+/// Where the framework counts attempts.
+const ATTEMPT: &str = "switchboard-attempt";
 
 /// Longer than any case waits.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3_600);
@@ -36,8 +47,12 @@ impl Faulty {
         Self {
             fault,
             inner,
-            published: AtomicU64::new(0),
+            memory: Mutex::default(),
         }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Publishes a copy as if it came from its sender.
@@ -48,12 +63,34 @@ impl Faulty {
             .await;
     }
 
+    /// Whether it is the third publish of three.
+    fn is_third(&self) -> bool {
+        let mut memory = self.memory();
+        memory.published += 1;
+        memory.published.is_multiple_of(3)
+    }
+
+    /// What a release becomes when it counts as an attempt.
+    fn counted(&self, tag: DeliveryTag) -> Settlement {
+        let Some(mut message) = self.memory().held.remove(&tag) else {
+            return Settlement::Release(tag);
+        };
+        let attempt = Delivery::new(message.clone(), tag).attempt() + 1;
+        message.headers_mut().set(ATTEMPT, attempt.to_string());
+        Settlement::Retry {
+            tag,
+            message: Box::new(message),
+            delay: Duration::ZERO,
+        }
+    }
+
     async fn settle_one(&self, inner: &dyn Settle, settlement: Settlement) -> Result<Settled> {
         let instead = match (self.fault, settlement) {
             (Fault::DropsAcks, Settlement::Ack(_)) => return Ok(Settled::Done),
             // It was done when it was read.
             (Fault::AcksBeforeHandling, Settlement::Ack(_)) => return Ok(Settled::Done),
             (Fault::LosesReleases, Settlement::Release(tag)) => Settlement::Ack(tag),
+            (Fault::CountsReleases, Settlement::Release(tag)) => self.counted(tag),
             (Fault::LosesDeadLetters, Settlement::DeadLetter { tag, .. }) => Settlement::Ack(tag),
             (
                 Fault::RetriesEarly,
@@ -75,7 +112,7 @@ impl Faulty {
                     delay,
                 },
             ) => {
-                message.headers_mut().remove("switchboard-attempt");
+                message.headers_mut().remove(ATTEMPT);
                 Settlement::Retry {
                     tag,
                     message,
@@ -127,6 +164,22 @@ impl Intercept for Faulty {
                 queue.bindings.iter_mut().for_each(narrow);
             }
         }
+        if self.fault == Fault::DeclaresLater {
+            let mut memory = self.memory();
+            let names = topology.queues.iter().map(|queue| queue.name.clone());
+            let known = names
+                .filter(|name| !memory.declared.insert(name.clone()))
+                .count();
+            if known > 0 {
+                let inner = self.inner.clone();
+                tokio::spawn(async move {
+                    sleep(Duration::from_millis(50)).await;
+                    // Nobody is told how it went: that is part of the fault.
+                    let _ = inner.declare(&topology).await;
+                });
+                return Ok(());
+            }
+        }
         inner.declare(&topology).await?;
         if self.fault == Fault::PrunesAtDeclaration {
             for queue in topology
@@ -154,7 +207,7 @@ impl Intercept for Faulty {
             Fault::ConfirmsWithoutStoring => {
                 let mut results = Vec::with_capacity(batch.len());
                 for message in batch {
-                    if self.published.fetch_add(1, SeqCst) % 3 == 2 {
+                    if self.is_third() {
                         results.push(Ok(Receipt::new(message.id().clone(), Some(1))));
                     } else {
                         results.extend(inner.publish(vec![message], deadline).await);
@@ -190,10 +243,16 @@ impl Intercept for Faulty {
 
     async fn consume(&self, inner: &dyn Transport, queue: &QueueSpec) -> Result<Subscription> {
         let mut queue = queue.clone();
+        self.memory().lease = queue.lease;
         if self.fault == Fault::RoutesHashAsOneOrMore {
             queue.bindings.iter_mut().for_each(narrow);
         }
-        inner.consume(&queue).await
+        let subscription = inner.consume(&queue).await?;
+        // Weak, so that dropping the subscription is still a crash.
+        self.memory()
+            .settle
+            .push(Arc::downgrade(&subscription.settle));
+        Ok(subscription)
     }
 
     async fn next(
@@ -220,6 +279,27 @@ impl Intercept for Faulty {
             }
             Fault::Reorders => batch.reverse(),
             Fault::DeliversTwice if batch.len() < max => batch.insert(0, batch[0].clone()),
+            Fault::ForgetsToRenew => {
+                let all = self.memory().settle.clone();
+                let lease = self.memory().lease;
+                let releases: Vec<_> = batch
+                    .iter()
+                    .map(|delivery| Settlement::Release(delivery.tag()))
+                    .collect();
+                tokio::spawn(async move {
+                    sleep(lease).await;
+                    // Those that were settled in time, and those of other subscriptions, are `Lost`.
+                    for settle in all.iter().filter_map(Weak::upgrade) {
+                        let _ = settle.settle(releases.clone()).await;
+                    }
+                });
+            }
+            Fault::CountsReleases => {
+                let held = batch
+                    .iter()
+                    .map(|delivery| (delivery.tag(), delivery.message().clone()));
+                self.memory().held.extend(held);
+            }
             Fault::NeverSuspects => {
                 for delivery in &mut batch {
                     *delivery = unsuspected(delivery);

@@ -7,11 +7,14 @@ use std::sync::{
 
 use async_trait::async_trait;
 use event_core::{
-    Arrival, Deliveries, Queue, QueueSpec, Result, Service, Settle, Settled, Settlement, Subscription, Transport,
+    Arrival, Deliveries, Queue, QueueSpec, Result, Service, Settle, Settled, Settlement,
+    Subscription, Transport,
 };
 
 use crate::{
-    CaseResult, Context, Intercept, Intercepted, Ledger, case::cases, ensure, ensure_eq,
+    CaseResult, Context, Intercept, Intercepted, Ledger,
+    case::cases,
+    ensure, ensure_eq,
     orders::{OrderNoted, order},
 };
 

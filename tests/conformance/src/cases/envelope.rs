@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use event_core::{
-    Bytes, Event, ExchangeName, HandlerResult, Header, HeaderValue, Headers, Message, Metadata, Publish, Queue,
-    RawEvent, Reason, RoutingKey, Service, State,
+    Bytes, Event, ExchangeName, HandlerResult, Header, HeaderValue, Headers, Message, Metadata,
+    Publish, Queue, RawEvent, Reason, RoutingKey, Service, State,
 };
 use event_derive::Event as DeriveEvent;
 use serde::{Deserialize, Serialize};
