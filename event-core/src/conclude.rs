@@ -121,7 +121,11 @@ impl Concluding<'_> {
             if waited < self.policy.unknown_limit() {
                 let wait =
                     RetryPolicy::unknown_wait(tries).min(self.policy.unknown_limit() - waited);
-                context::set(&mut message, context::UNKNOWN_TRIES, tries + 1);
+                context::set(
+                    &mut message,
+                    context::UNKNOWN_TRIES,
+                    tries.saturating_add(1),
+                );
                 context::set(
                     &mut message,
                     context::UNKNOWN_WAITED,

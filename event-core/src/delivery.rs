@@ -107,7 +107,8 @@ pub enum Settlement {
     Ack(DeliveryTag),
     /// It was not handled: give it to the queue again, at its old place where the broker can.
     Release(DeliveryTag),
-    /// It failed: store this copy in the same queue, to be delivered after the delay, then remove it.
+    /// It failed: store this copy in the same queue, to be delivered after the delay, then remove it. In an
+    /// ordered queue, what has a partition key waits in the framework and does not come this way.
     Retry {
         /// The delivery.
         tag: DeliveryTag,

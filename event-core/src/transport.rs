@@ -101,7 +101,8 @@ pub trait Transport: fmt::Debug + Send + Sync + 'static {
     /// Nothing was changed.
     async fn dead_letters(&self, queue: &str) -> Result<Box<dyn DeadLetters>>;
 
-    /// Flushes what is under way and closes. Later calls fail with [`Closed`](crate::ErrorKind::Closed).
+    /// Flushes what is under way and closes. Later calls fail with [`Closed`](crate::ErrorKind::Closed), and
+    /// so do the subscriptions; what they hold comes back without a suspicion.
     ///
     /// # Errors
     /// [`Timeout`](crate::ErrorKind::Timeout) when something was still under way at the deadline.
@@ -140,8 +141,8 @@ pub enum ConnectionState {
     Closed,
 }
 
-/// A queue being consumed. Dropping it without [`stop`](Self::stop) is a crash, as far as the broker sees:
-/// what it holds comes back after the lease.
+/// A queue being consumed. Dropping it with something unsettled is a crash, as far as the broker sees: what
+/// it holds comes back after the lease. It is dropped when both `deliveries` and `settle` are.
 #[derive(Debug)]
 pub struct Subscription {
     /// Gives deliveries.
@@ -155,7 +156,9 @@ pub struct Subscription {
 /// The one reader of a subscription.
 #[async_trait]
 pub trait Deliveries: fmt::Debug + Send {
-    /// Waits for something to arrive, through reconnects if need be.
+    /// Waits for something to arrive, through reconnects if need be. `max` is at least 1.
+    ///
+    /// After a lost connection the generation of later tags is a new one.
     ///
     /// # Contract
     /// - `a_batch_is_never_larger_than_asked_for`
@@ -184,7 +187,9 @@ pub enum Arrival {
         /// How long it may take.
         until: Instant,
     },
-    /// This generation was taken away: what is held of it is lost, and settles nothing.
+    /// This generation was taken away: what is held of it is lost, and settles nothing. Comes without a
+    /// `Revoking` before it when there was no time, and when the connection was lost. What has not begun is
+    /// forgotten, so that it is handled once, when it comes again.
     Revoked {
         /// The generation.
         generation: u64,
@@ -219,8 +224,10 @@ pub trait Settle: fmt::Debug + Send + Sync {
     /// # Contract
     /// - `isolation_counts_only_runs_alone`
     ///
+    /// Counts once for a delivery, however often it is called for it.
+    ///
     /// # Errors
-    /// The broker did not record it; the suspect must not run.
+    /// The broker did not record it, or the tag is stale; the suspect must not run. Retryable unless it is stale.
     ///
     /// # Cancel safety
     /// It may have been recorded.
@@ -230,7 +237,7 @@ pub trait Settle: fmt::Debug + Send + Sync {
 /// The dead letters of one queue.
 #[async_trait]
 pub trait DeadLetters: fmt::Debug + Send + Sync {
-    /// The dead letters after this one, oldest first, at most `limit`.
+    /// The dead letters after this one, which may be gone already, oldest first, at most `limit`.
     ///
     /// # Contract
     /// - `dead_letters_are_listed_in_pages`

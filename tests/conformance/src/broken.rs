@@ -21,8 +21,8 @@ pub enum Fault {
     LosesReleases,
     /// The deliveries of a batch come in the opposite order.
     Reorders,
-    /// The first delivery of a batch comes twice.
-    DeliversTwice,
+    /// A queue gets each message twice.
+    StoresTwice,
     /// In a pattern, `#` stands for one word at least.
     RoutesHashAsOneOrMore,
     /// A retry begins at the first attempt again.
@@ -74,7 +74,7 @@ impl Fault {
         Self::AcksBeforeHandling,
         Self::LosesReleases,
         Self::Reorders,
-        Self::DeliversTwice,
+        Self::StoresTwice,
         Self::RoutesHashAsOneOrMore,
         Self::ForgetsAttempts,
         Self::RetriesEarly,
@@ -111,7 +111,7 @@ impl Fault {
                 "a_batch_keeps_the_order_of_each_partition_key",
                 "one_key_is_handled_in_order_at_any_concurrency",
             ],
-            Self::DeliversTwice => &[
+            Self::StoresTwice => &[
                 "a_queue_gets_one_copy_however_many_bindings_match",
                 "a_backlog_is_handled_in_full",
             ],

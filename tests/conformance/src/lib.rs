@@ -60,7 +60,7 @@
 //! - **Numbers.** A [`Ledger`] counts what was lost, duplicated, reordered and early.
 //! - **Text.** [`ensure!`] and [`ensure_eq!`] end a case with a sentence. `?` takes every error.
 //! - **Broken backends.** A case must fail, and not hang or panic, when the fact does not hold. The suite is run
-//!   against the transports in [`broken`], and `tests/broken.txt` says which cases catch which of them.
+//!   against the transports in [`broken`], and `tests/broken.txt` says which cases fail on which of them.
 
 pub mod broken;
 mod case;

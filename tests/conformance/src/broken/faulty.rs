@@ -215,6 +215,13 @@ impl Intercept for Faulty {
                 }
                 results
             }
+            Fault::StoresTwice => {
+                let doubled = batch
+                    .iter()
+                    .flat_map(|message| [message.clone(), message.clone()]);
+                let results = inner.publish(doubled.collect(), deadline).await;
+                results.into_iter().step_by(2).collect()
+            }
             Fault::IgnoresMandatory => {
                 let batch = batch
                     .into_iter()
@@ -278,7 +285,6 @@ impl Intercept for Faulty {
                 }
             }
             Fault::Reorders => batch.reverse(),
-            Fault::DeliversTwice if batch.len() < max => batch.insert(0, batch[0].clone()),
             Fault::ForgetsToRenew => {
                 let all = self.memory().settle.clone();
                 let lease = self.memory().lease;
