@@ -33,7 +33,7 @@ pub trait Event: Sized + Send + 'static {
     /// Reads a delivery whose address belongs to [`ROUTES`](Self::ROUTES) or an older type's.
     ///
     /// # Errors
-    /// [`ErrorKind::Decode`] when the payload is not a value of the type, [`ErrorKind::Invalid`] when it
+    /// [`ErrorKind::Decode`](crate::ErrorKind::Decode) when the payload is not a value of the type, [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) when it
     /// breaks the rules of `validate`.
     fn decode(delivery: &Delivery) -> Result<Self>;
 }
@@ -131,7 +131,7 @@ impl RawEvent {
     /// A raw event to publish.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidName`] when the exchange or the key is not legal.
+    /// [`ErrorKind::InvalidName`](crate::ErrorKind::InvalidName) when the exchange or the key is not legal.
     pub fn new(exchange: &str, key: &str, payload: impl Into<Bytes>) -> Result<Self> {
         Ok(Self {
             exchange: ExchangeName::new(exchange)?,
