@@ -49,7 +49,8 @@ impl MemoryBroker {
     }
 
     /// Cuts all connections, which connect again at once: what they hold comes back with one redelivery
-    /// more and not as suspects, older tags are stale, and readers go on with a new generation.
+    /// more and not as suspects, older tags are stale, and readers get `Revoked`, then deliveries of a new
+    /// generation.
     pub fn disconnect_all(&self) {
         self.shared.update(|state| state.disconnect(None));
     }

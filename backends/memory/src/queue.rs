@@ -134,9 +134,15 @@ impl Queue {
         self.wake();
     }
 
-    fn revoke_now(&mut self, id: u64) {
-        let Some(generation) = self.consumers.get(id).map(|consumer| consumer.generation) else {
+    /// The same, and tells its reader.
+    pub(crate) fn revoke_now(&mut self, id: u64) {
+        let Some(consumer) = self.consumers.get(id) else {
             return;
+        };
+        // A reader that has not heard of the last time was given nothing since.
+        let generation = match consumer.revocation {
+            Some(Revocation::Done { generation }) => generation,
+            _ => consumer.generation,
         };
         self.renew(id);
         if let Some(consumer) = self.consumers.get_mut(id) {

@@ -214,7 +214,7 @@ impl State {
                 if queue.ephemeral {
                     queue.messages.forget();
                 }
-                queue.renew(id);
+                queue.revoke_now(id);
             }
         }
         for (id, state) in &self.connections {

@@ -91,6 +91,11 @@ async fn a_lost_connection_gives_everything_back_without_suspicion() {
     assert_eq!(*state.borrow(), ConnectionState::Connected);
 
     assert!(lost(ack(&subscription, &held[0]).await));
+    assert_eq!(
+        revoked(now(&mut subscription, 9)),
+        held[0].tag().generation,
+        "what has not begun need not begin"
+    );
     let back = batch(&mut subscription, 9).await;
     assert_eq!(numbers(&back), [0, 1]);
     assert!(

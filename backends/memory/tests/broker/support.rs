@@ -99,11 +99,14 @@ pub(crate) async fn publish_orders(transport: &MemoryTransport, numbers: std::op
     assert!(results.iter().all(Result::is_ok));
 }
 
-/// The next deliveries, as they must come.
+/// The next deliveries, as they must come, also after a connection was lost.
 pub(crate) async fn batch(subscription: &mut Subscription, max: usize) -> Vec<Delivery> {
-    match subscription.deliveries.next(max).await.unwrap() {
-        Arrival::Batch(batch) => batch,
-        other => panic!("no deliveries but {other:?}"),
+    loop {
+        match subscription.deliveries.next(max).await.unwrap() {
+            Arrival::Batch(batch) => return batch,
+            Arrival::Revoked { .. } => {}
+            other => panic!("no deliveries but {other:?}"),
+        }
     }
 }
 
@@ -120,10 +123,13 @@ pub(crate) fn poll<F: Future>(future: Pin<&mut F>) -> Option<F::Output> {
 }
 
 pub(crate) fn batch_now(subscription: &mut Subscription, max: usize) -> Vec<Delivery> {
-    match now(subscription, max) {
-        Some(Ok(Arrival::Batch(batch))) => batch,
-        None => Vec::new(),
-        Some(other) => panic!("no deliveries but {other:?}"),
+    loop {
+        match now(subscription, max) {
+            Some(Ok(Arrival::Batch(batch))) => return batch,
+            Some(Ok(Arrival::Revoked { .. })) => {}
+            None => return Vec::new(),
+            Some(other) => panic!("no deliveries but {other:?}"),
+        }
     }
 }
 

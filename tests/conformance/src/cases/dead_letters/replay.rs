@@ -168,21 +168,22 @@ async fn replay_of_a_killer_runs_only_the_handlers_that_were_left(cx: Context) -
     cx.declare(&[&spec]).await?;
     order(7).publish(cx.bus()).await?;
     let held = |seen: &[Seen]| seen.iter().filter(|seen| seen.meta.attempt > 1).count();
-    let mut crashes = 0;
-    let letter = loop {
+    let mut given_up = None;
+    for crashes in 0..20 {
         let running = cx.start(&cx.process().await?, queue(&killing)).await?;
         tokio::select! {
             seen = killing.until("a process to end", move |seen| held(seen) > crashes) => {
                 seen?;
                 drop(running);
-                crashes += 1;
             }
             letters = cx.dead_letters(QUEUE, 1) => {
                 running.shutdown().await?;
-                break letters?.remove(0);
+                given_up = Some(letters?.remove(0));
+                break;
             }
         }
-    };
+    }
+    let letter = given_up.ok_or("it ended 20 processes and is no dead letter")?;
     ensure_eq!(letter.reason(), Some(Reason::Crashed), "reason");
     let mut handlers = letter.handlers();
     handlers.sort_unstable();

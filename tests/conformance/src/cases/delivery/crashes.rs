@@ -32,6 +32,7 @@ cases!(AtLeastOnce:
     leases_are_renewed_while_the_subscription_lives,
     a_handler_that_holds_its_thread_keeps_its_lease,
     a_lost_connection_redelivers,
+    a_lost_connection_repeats_only_what_had_begun,
     a_settlement_that_was_lost_is_made_up_for,
     the_first_attempt_is_number_one,
     attempts_are_visible [DelayedRetry],
@@ -229,6 +230,34 @@ async fn a_lost_connection_redelivers(cx: Context) -> CaseResult {
     .await?;
     desk.until("everything to be handled", |seen| done(seen).len() == 6)
         .await?;
+    running.shutdown().await?;
+    cx.nothing_is_left("billing_order").await
+}
+
+async fn a_lost_connection_repeats_only_what_had_begun(cx: Context) -> CaseResult {
+    let spec = cx.spec("billing_order", &["order.*.submit"])?;
+    cx.declare(&[&spec]).await?;
+    publish(&cx, 1..=10).await?;
+    let desk = cx.desk().holding();
+    let queue = cx.queue("billing_order", &desk).concurrency(2).prefetch(20);
+    let running = cx.start(&cx.process().await?, queue).await?;
+    let begun = desk.sees(2).await?;
+    // Twice, the second time before anything was done about the first.
+    cx.disconnect().await?;
+    cx.disconnect().await?;
+    // For as long as it takes to notice.
+    desk.sees_no_more_than_for(2, cx.beyond_the_lease()).await?;
+    desk.open();
+    desk.until("everything to be handled", |seen| done(seen).len() == 10)
+        .await?;
+    let seen = desk
+        .sees_no_more_than_for(12, cx.beyond_the_lease())
+        .await?;
+    for number in 1..=10 {
+        let runs = seen.iter().filter(|seen| seen.number() == number).count();
+        let most = 1 + begun.iter().filter(|seen| seen.number() == number).count();
+        ensure!(runs <= most, "order {number} was handled {runs} times");
+    }
     running.shutdown().await?;
     cx.nothing_is_left("billing_order").await
 }
