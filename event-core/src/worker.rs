@@ -209,10 +209,11 @@ impl Worker {
             .await;
             match turn {
                 Turn::Enter => {
-                    // A stop does not wait for somebody else's suspect.
+                    // Neither a stop nor what the reader says waits for somebody else's suspect.
                     tokio::select! {
                         biased;
                         () = self.queue.stop.cancelled(), if !self.stopping => {}
+                        command = self.channels.commands.recv(), if !self.closed => self.obey(command),
                         entered = self.queue.bus.process().enter() => in_flight = Some(entered),
                     }
                     // Whoever wants to run a suspect may not have asked for the gate yet.
@@ -266,24 +267,31 @@ impl Worker {
             let Poll::Ready(command) = self.channels.commands.poll_recv(cx) else {
                 return;
             };
-            match command {
-                Some(Command::Run(batch)) if self.stopping => {
-                    self.finished.extend(
-                        batch
-                            .iter()
-                            .map(|delivery| Finished::Release(delivery.tag())),
-                    );
-                }
-                // The batch becomes the line, without a copy, unless something waits already.
-                Some(Command::Run(batch)) if self.line.is_empty() => self.line = batch.into(),
-                Some(Command::Run(batch)) => self.line.extend(batch),
-                Some(Command::Revoke { generation, done }) => {
-                    self.release_waiting(|tag| tag.generation == generation);
-                    self.revoking.push((generation, done));
-                }
-                Some(Command::Forget { generation }) => self.forget_waiting(generation),
-                None => self.closed = true,
+            self.obey(command);
+        }
+    }
+
+    /// Nothing is the end of the reader.
+    fn obey(&mut self, command: Option<Command>) {
+        let Some(command) = command else {
+            self.closed = true;
+            return;
+        };
+        match command {
+            Command::Run(batch) if self.stopping => {
+                let back = batch
+                    .iter()
+                    .map(|delivery| Finished::Release(delivery.tag()));
+                self.finished.extend(back);
             }
+            // The batch becomes the line, without a copy, unless something waits already.
+            Command::Run(batch) if self.line.is_empty() => self.line = batch.into(),
+            Command::Run(batch) => self.line.extend(batch),
+            Command::Revoke { generation, done } => {
+                self.release_waiting(|tag| tag.generation == generation);
+                self.revoking.push((generation, done));
+            }
+            Command::Forget { generation } => self.forget_waiting(generation),
         }
     }
 

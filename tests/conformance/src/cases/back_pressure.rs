@@ -1,8 +1,11 @@
 //! 8. Back-pressure.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -12,7 +15,7 @@ use event_core::{
 };
 
 use crate::{
-    CaseResult, Context, Intercept, Intercepted, Ledger,
+    Act, CaseResult, Context, Intercept, Intercepted, Ledger,
     case::cases,
     ensure, ensure_eq,
     orders::{OrderNoted, order},
@@ -123,12 +126,20 @@ async fn deliveries_held_are_bounded_by_prefetch(cx: Context) -> CaseResult {
     let bus = cx
         .process_over(|transport| Intercepted::around(transport, count))
         .await?;
-    let desk = cx.desk().holding();
+    // The first two stay for a while, so that the prefetch fills up; then places become free one by one.
+    let desk = cx.desk().doing(|seen| match seen.nth {
+        0 | 1 => Act::Hold,
+        nth => Act::Take(Duration::from_millis(nth as u64 % 3 * 5 + 5)),
+    });
+    // Before the start: what is there at once comes in large batches.
+    let spec = cx.spec("billing_order", &["order.*.submit"])?;
+    cx.declare(&[&spec]).await?;
+    let orders: Vec<_> = (0..40).map(order).collect();
+    for result in cx.bus().publish_all(&orders).await {
+        result?;
+    }
     let queue = cx.queue("billing_order", &desk).concurrency(2).prefetch(5);
     let _running = cx.start(&bus, queue).await?;
-    for id in 0..40 {
-        order(id).publish(cx.bus()).await?;
-    }
     cx.until("the prefetch to be used", || async {
         Ok(held.now.load(SeqCst) == 5)
     })
@@ -145,9 +156,7 @@ async fn deliveries_held_are_bounded_by_prefetch(cx: Context) -> CaseResult {
 }
 
 async fn one_place_is_one_at_a_time(cx: Context) -> CaseResult {
-    let desk = cx
-        .desk()
-        .doing(|_| crate::Act::Take(std::time::Duration::from_millis(5)));
+    let desk = cx.desk().doing(|_| Act::Take(Duration::from_millis(5)));
     let queue = cx.queue("billing_order", &desk).concurrency(1);
     let _running = cx.start(cx.bus(), queue).await?;
     for id in 1..=10 {

@@ -1,7 +1,7 @@
 //! 4. At least once.
 
 mod crashes;
-mod suspects;
+pub(super) mod suspects;
 mod tags;
 
 use std::collections::BTreeSet;

@@ -1,11 +1,20 @@
 //! 7. Order.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use event_core::{Queue, RetryPolicy};
+use tokio::time::Instant;
 
+use super::delivery::suspects::{CRASHES, Unrecorded};
 use crate::{
-    Act, CaseResult, Context, Desk, Ledger, Seen,
+    Act, CaseResult, Context, Desk, Intercepted, Ledger, Seen,
     case::cases,
     ensure, ensure_eq,
     orders::{OrderNoted, order_of},
@@ -19,6 +28,8 @@ cases!(Order:
     messages_without_a_key_do_not_wait_for_each_other,
     an_ordered_queue_holds_back_the_successors_of_a_retry [Ordered],
     an_ordered_queue_lets_other_keys_go_on [Ordered],
+    an_ordered_queue_keeps_order_with_few_places [Ordered],
+    an_ordered_queue_holds_back_the_successors_of_a_suspect [Ordered, Isolation],
     an_ordered_queue_keeps_order_across_processes [Ordered],
     an_ordered_queue_keeps_order_through_a_crash [Ordered],
     an_ordered_queue_keeps_order_through_a_restart [Ordered],
@@ -185,6 +196,67 @@ async fn an_ordered_queue_lets_other_keys_go_on(cx: Context) -> CaseResult {
     desk.finishes(5).await?;
     let expected = [(1, 1), (3, 1), (4, 1), (1, 2), (2, 1)];
     ensure_eq!(runs(&desk.seen()), expected, "runs as number and attempt");
+    Ok(())
+}
+
+async fn an_ordered_queue_keeps_order_with_few_places(cx: Context) -> CaseResult {
+    let spec = {
+        let mut spec = cx.spec("billing_order", &["order.*.submit"])?;
+        spec.ordered = true;
+        spec
+    };
+    cx.declare(&[&spec]).await?;
+    // Ben's first takes the only place while anna's second waits for its key and her third still for a place.
+    let orders = ["anna", "anna", "ben", "anna", "ben", "anna"];
+    for (id, customer) in (1..).zip(orders) {
+        order_of(customer, id).publish(cx.bus()).await?;
+    }
+    let desk = cx.desk().doing(|seen| match seen.number() {
+        3 => Act::Take(Duration::from_millis(100)),
+        _ => Act::DONE,
+    });
+    let queue = ordered(&cx, &desk, Duration::from_secs(1)).concurrency(1);
+    let _running = cx.start(cx.bus(), queue).await?;
+    desk.finishes(6).await?;
+    let seen = desk.sees_no_more_than(6).await?;
+    one_at_a_time(&seen)
+}
+
+async fn an_ordered_queue_holds_back_the_successors_of_a_suspect(cx: Context) -> CaseResult {
+    let queue = |desk: &Desk| ordered(&cx, desk, Duration::from_millis(200));
+    for crash in 0..CRASHES {
+        let held = cx.desk().holding();
+        let running = cx.start(&cx.process().await?, queue(&held)).await?;
+        if crash == 0 {
+            for id in 1..=3 {
+                order_of("anna", id).publish(cx.bus()).await?;
+            }
+        }
+        held.sees(1).await?;
+        drop(running);
+    }
+    // In vain once for a service that is told to stop, and once for the next.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let bus = cx
+        .process_over(|transport| Intercepted::around(transport, Unrecorded(asked.clone())))
+        .await?;
+    let desk = cx.desk();
+    let running = cx.start(&bus, queue(&desk)).await?;
+    cx.until("the broker to be asked to record it", || async {
+        Ok(asked.load(SeqCst) == 1)
+    })
+    .await?;
+    let begun = Instant::now();
+    running.shutdown().await?;
+    let took = begun.elapsed();
+    ensure!(
+        took < Duration::from_secs(15),
+        "the shutdown took {took:?}, with no handler in flight"
+    );
+    let _running = cx.start(&bus, queue(&desk)).await?;
+    desk.finishes(3).await?;
+    desk.sees_no_more_than(3).await?;
+    ensure_eq!(desk.numbers(), [1, 2, 3], "order");
     Ok(())
 }
 

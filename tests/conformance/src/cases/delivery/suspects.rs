@@ -33,7 +33,7 @@ cases!(AtLeastOnce:
 
 /// How often a process has to end before every backend suspects what it held: brokers that count releases and
 /// crashes alike begin at the third.
-const CRASHES: usize = 3;
+pub(in crate::cases) const CRASHES: usize = 3;
 
 async fn suspects_run_alone(cx: Context) -> CaseResult {
     let service = |desk: &Desk| {
@@ -168,9 +168,9 @@ async fn a_suspect_is_settled_before_the_next_runs(cx: Context) -> CaseResult {
     cx.nothing_is_left("billing_order").await
 }
 
-/// Does not record the first runs alone.
+/// Does not record the first two runs alone.
 #[derive(Debug)]
-struct Unrecorded(Arc<AtomicUsize>);
+pub(in crate::cases) struct Unrecorded(pub(in crate::cases) Arc<AtomicUsize>);
 
 #[async_trait]
 impl Intercept for Unrecorded {
