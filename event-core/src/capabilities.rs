@@ -10,7 +10,8 @@ pub enum Capability {
     Mandatory,
     /// `Receipt::queues`: how many queues took a message.
     QueueCount,
-    /// Retries that wait on the broker.
+    /// Retries that wait on the broker. A service is refused unless nothing in it waits:
+    /// `RetryPolicy::never().unknown(Duration::ZERO)`.
     DelayedRetry,
     /// Waits of any length, and so jitter; without it they are rounded up to steps.
     ExactDelay,

@@ -101,12 +101,30 @@ pub(crate) fn capabilities(spec: &QueueSpec, backend: &Capabilities) -> Result<(
             Capability::MaxLength,
             "max_length",
         ),
+        (
+            spec.kind != QueueKind::Ephemeral && !spec.retry_waits.is_empty(),
+            Capability::DelayedRetry,
+            "retry",
+        ),
     ];
     let of = format!("queue `{}`", spec.name);
     asked
         .into_iter()
         .filter(|(asked, ..)| *asked)
         .try_for_each(|(_, what, option)| backend.require(what, option, &of))
+}
+
+/// Refuses what the backend cannot do of that which the declaration does not say.
+pub(crate) fn beside_the_spec(settings: &QueueSettings, backend: &Capabilities) -> Result<()> {
+    let of = format!("queue `{}`", settings.name);
+    if !settings.unbindings.is_empty() {
+        backend.require(Capability::Unbind, "unbind", &of)?;
+    }
+    // What no handler knows waits for one that does, whatever the number of attempts.
+    if settings.kind != QueueKind::Ephemeral && !settings.retry.unknown_limit().is_zero() {
+        backend.require(Capability::DelayedRetry, "RetryPolicy::unknown", &of)?;
+    }
+    Ok(())
 }
 
 /// The queue with its handlers, if they fit its bindings and each other.

@@ -47,7 +47,8 @@ impl RetryPolicy {
         }
     }
 
-    /// No second attempt: a failure makes a dead letter.
+    /// No second attempt: a failure makes a dead letter. A message may still wait for a handler that knows it:
+    /// see [`unknown`](Self::unknown).
     pub fn never() -> Self {
         Self::fixed(Duration::ZERO).attempts(1)
     }
@@ -68,7 +69,9 @@ impl RetryPolicy {
 
     /// How long a message may wait, in all, for a handler that knows its key. 24 hours by default.
     ///
-    /// During a deployment another version of the service may know it. The waits use no attempts.
+    /// During a deployment another version of the service may know it. The waits use no attempts. With no time
+    /// at all it becomes a dead letter at once, and with [`never`](Self::never) nothing waits: for backends that
+    /// refuse delayed retries.
     pub fn unknown(mut self, limit: Duration) -> Self {
         self.unknown = limit;
         self

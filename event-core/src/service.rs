@@ -8,7 +8,6 @@ use tower::{Layer, Service as TowerService, ServiceExt};
 
 use crate::{
     bus::Bus,
-    capabilities::Capability,
     checks,
     consumer::{self, ReadyQueue, Stops},
     delivery::Delivery,
@@ -258,13 +257,11 @@ fn ready<S>(
             );
             return Err(checks::setup(text));
         }
-        checks::capabilities(&spec, bus.capabilities())?;
-        if !settings.unbindings.is_empty() {
-            let of = format!("queue `{}`", spec.name);
-            bus.capabilities()
-                .require(Capability::Unbind, "unbind", &of)?;
-        }
-        ready.push(checks::ready(&settings, spec, handlers, state, layers)?);
+        let queue = checks::ready(&settings, spec, handlers, state, layers)?;
+        // After what is wrong on every backend.
+        checks::capabilities(&queue.spec, bus.capabilities())?;
+        checks::beside_the_spec(&settings, bus.capabilities())?;
+        ready.push(queue);
     }
     Ok(ready)
 }

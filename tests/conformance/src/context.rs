@@ -11,7 +11,7 @@ use std::{
 
 use event_core::{
     Binding, Bus, Capability, ExchangeName, Message, Process, Queue, QueueSpec, Receipt, Removal,
-    RoutingKey, Running, Service, Support, Topology, Transport,
+    RetryPolicy, RoutingKey, Running, Service, Support, Topology, Transport,
 };
 use tokio::time::{Instant, timeout};
 
@@ -116,11 +116,25 @@ impl Context {
 
     /// A queue bound to `order.*.submit`, whose only handler is the desk, named `bill`.
     pub fn queue(&self, name: &str, desk: &Desk) -> Queue {
-        Queue::new(name)
+        self.new_queue(name)
             .bind("order", "order.*.submit")
             .lease(self.lease())
             .handle(desk.takes::<OrderSubmitted>())
             .named("bill")
+    }
+
+    /// A queue without bindings and handlers, with the default policy as far as the backend can wait.
+    pub fn new_queue<S>(&self, name: &str) -> Queue<S> {
+        Queue::new(name).retry(self.policy())
+    }
+
+    /// The default policy, or nothing that waits for a backend that refuses delayed retries.
+    pub fn policy(&self) -> RetryPolicy {
+        if self.can(Capability::DelayedRetry) {
+            RetryPolicy::default()
+        } else {
+            RetryPolicy::never().unknown(Duration::ZERO)
+        }
     }
 
     /// Starts a service named `billing` with one queue.

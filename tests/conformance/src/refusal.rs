@@ -1,7 +1,9 @@
 //! What a backend refuses has to be refused clearly: an error of kind `Unsupported` that names the option, the
 //! queue and the backend.
 
-use event_core::{Bus, Capability, Error, ErrorKind, Queue, Service};
+use std::time::Duration;
+
+use event_core::{Bus, Capability, Error, ErrorKind, Queue, RetryPolicy, Service};
 
 use crate::{
     context::Context,
@@ -23,6 +25,16 @@ pub(crate) async fn check_on(cx: &Context, bus: &Bus, capability: Capability) ->
     let desk = cx.desk();
     let queue = || cx.queue(QUEUE, &desk);
     match capability {
+        Capability::DelayedRetry => {
+            let fixed = RetryPolicy::fixed(Duration::from_secs(1)).unknown(Duration::ZERO);
+            refused_start(bus, queue().retry(fixed), "retry").await?;
+            // Nothing fails, but a message may wait for a handler.
+            let unknown = RetryPolicy::never().unknown(Duration::from_secs(1));
+            refused_start(bus, queue().retry(unknown), "RetryPolicy::unknown").await?;
+            let nothing = RetryPolicy::never().unknown(Duration::ZERO);
+            let _running = cx.start(bus, queue().retry(nothing)).await?;
+            Ok(())
+        }
         Capability::Ordered => refused_start(bus, queue().ordered(), "ordered").await,
         Capability::MaxLength => refused_start(bus, queue().max_length(5), "max_length").await,
         Capability::Unbind => {

@@ -10,8 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use event_core::{
-    Arrival, Deliveries, Queue, QueueSpec, Result, Service, Settle, Settled, Settlement,
-    Subscription, Transport,
+    Arrival, Deliveries, QueueSpec, Result, Service, Settle, Settled, Settlement, Subscription,
+    Transport,
 };
 
 use crate::{
@@ -45,7 +45,8 @@ async fn handlers_in_flight_are_bounded_by_concurrency(cx: Context) -> CaseResul
 
     // The same when several workers share the places. Notes have no key, so that each worker gets its part.
     let desk = cx.desk().holding();
-    let queue = Queue::new("billing_note")
+    let queue = cx
+        .new_queue("billing_note")
         .bind("order", "order.*.note")
         .concurrency(5)
         .workers(3)

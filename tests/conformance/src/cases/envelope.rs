@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use event_core::{
     Bytes, Event, ExchangeName, HandlerResult, Header, HeaderValue, Headers, Message, Metadata,
-    Publish, Queue, RawEvent, Reason, RoutingKey, Service, State,
+    Publish, RawEvent, Reason, RoutingKey, Service, State,
 };
 use event_derive::Event as DeriveEvent;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use crate::{
 };
 
 cases!(Envelope:
-    headers_reach_the_handler,
+    headers_reach_the_handler [DelayedRetry],
     headers_may_be_any_bytes,
     the_envelope_reaches_the_handler,
     the_source_is_the_publisher,
@@ -59,7 +59,7 @@ async fn headers_reach_the_handler(cx: Context) -> CaseResult {
     let _running = Service::new("billing")
         .with_state(inbox.clone())
         .queue(
-            Queue::new("billing_order")
+            cx.new_queue("billing_order")
                 .bind("order", "order.*.submit")
                 .handle(bill),
         )
@@ -163,7 +163,8 @@ async fn events_of_a_handler_name_their_service(cx: Context) -> CaseResult {
     spec.bindings
         .push(event_core::Binding::new("billing", "billing.#")?);
     cx.declare(&[&spec]).await?;
-    let queue = Queue::new("billing_order")
+    let queue = cx
+        .new_queue("billing_order")
         .bind("order", "order.*.submit")
         .handle(bill);
     let _running = cx.start(cx.bus(), queue).await?;
@@ -236,7 +237,7 @@ async fn values_round_trip(cx: Context) -> CaseResult {
     let _running = Service::new("billing")
         .with_state(inbox.clone())
         .queue(
-            Queue::new("billing_order")
+            cx.new_queue("billing_order")
                 .bind("order", "order.*.submit")
                 .handle(bill),
         )
@@ -374,7 +375,8 @@ async fn one_type_has_several_events(cx: Context) -> CaseResult {
     ];
     ensure_eq!(keys, expected, "routes");
     let (submitted, ended) = (cx.desk(), cx.desk());
-    let queue = Queue::new("billing_order")
+    let queue = cx
+        .new_queue("billing_order")
         .bind("order", "order.v1.*")
         .on(Order::SUBMIT, submitted.takes::<Order>())
         .named("submit")
@@ -437,7 +439,7 @@ async fn an_enum_reads_what_its_variants_know(cx: Context) -> CaseResult {
     let _running = Service::new("display")
         .with_state(inbox.clone())
         .queue(
-            Queue::new("display_order")
+            cx.new_queue("display_order")
                 .bind("order", "order.#")
                 .concurrency(1)
                 .handle(show),
@@ -522,7 +524,7 @@ async fn a_newer_type_reads_an_older_event(cx: Context) -> CaseResult {
     let _running = Service::new("stock")
         .with_state(inbox.clone())
         .queue(
-            Queue::new("stock_count")
+            cx.new_queue("stock_count")
                 .bind("stock", "stock.*.count")
                 .concurrency(1)
                 .handle(count),
@@ -559,7 +561,7 @@ struct Shipped {
 async fn a_field_fills_the_key(cx: Context) -> CaseResult {
     let (all, west) = (cx.desk(), cx.desk());
     let queue = |name: &str, pattern: &str, desk: &crate::Desk| {
-        Queue::new(name)
+        cx.new_queue(name)
             .bind("order", pattern)
             .handle(desk.takes::<Shipped>())
             .named("ship")
@@ -589,7 +591,7 @@ async fn a_raw_event_is_whatever_came(cx: Context) -> CaseResult {
     let _running = Service::new("archive")
         .with_state(inbox.clone())
         .queue(
-            Queue::new("archive_all")
+            cx.new_queue("archive_all")
                 .bind("order", "#")
                 .bind("stock", "#")
                 .handle(archive),

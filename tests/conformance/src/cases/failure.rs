@@ -49,7 +49,7 @@ fn waited(one: &Seen, next: &Seen) -> Duration {
 
 /// A queue bound to orders, without a handler.
 fn bound(name: &str, cx: &Context) -> Queue {
-    Queue::new(name)
+    cx.new_queue(name)
         .bind("order", "order.*.submit")
         .lease(cx.lease())
 }

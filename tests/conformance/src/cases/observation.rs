@@ -24,10 +24,10 @@ use crate::{
 
 cases!(Observation:
     publishes_and_deliveries_are_counted,
-    failures_are_counted,
+    failures_are_counted [DelayedRetry],
     lost_settlements_are_counted,
-    an_observer_sees_each_delivery,
-    layers_see_every_publish_and_delivery,
+    an_observer_sees_each_delivery [DelayedRetry],
+    layers_see_every_publish_and_delivery [DelayedRetry],
     a_bus_knows_the_state_of_its_connection,
 );
 
@@ -186,7 +186,8 @@ async fn layers_see_every_publish_and_delivery(cx: Context) -> CaseResult {
         })
     };
     let desk = cx.desk().failing(1);
-    let queue = event_core::Queue::new("billing_order")
+    let queue = cx
+        .new_queue("billing_order")
         .bind("order", "order.*.submit")
         .lease(cx.lease())
         .retry(RetryPolicy::fixed(Duration::from_millis(100)))

@@ -26,13 +26,13 @@ cases!(Order:
     handlers_of_one_key_never_overlap,
     different_keys_do_not_wait_for_each_other,
     messages_without_a_key_do_not_wait_for_each_other,
-    an_ordered_queue_holds_back_the_successors_of_a_retry [Ordered],
-    an_ordered_queue_lets_other_keys_go_on [Ordered],
-    an_ordered_queue_keeps_order_with_few_places [Ordered],
-    an_ordered_queue_holds_back_the_successors_of_a_suspect [Ordered, Isolation],
-    an_ordered_queue_keeps_order_across_processes [Ordered],
-    an_ordered_queue_keeps_order_through_a_crash [Ordered],
-    an_ordered_queue_keeps_order_through_a_restart [Ordered],
+    an_ordered_queue_holds_back_the_successors_of_a_retry [Ordered, DelayedRetry],
+    an_ordered_queue_lets_other_keys_go_on [Ordered, DelayedRetry],
+    an_ordered_queue_keeps_order_with_few_places [Ordered, DelayedRetry],
+    an_ordered_queue_holds_back_the_successors_of_a_suspect [Ordered, Isolation, DelayedRetry],
+    an_ordered_queue_keeps_order_across_processes [Ordered, DelayedRetry],
+    an_ordered_queue_keeps_order_through_a_crash [Ordered, DelayedRetry],
+    an_ordered_queue_keeps_order_through_a_restart [Ordered, DelayedRetry],
 );
 
 const CUSTOMERS: [&str; 5] = ["anna", "ben", "carl", "dora", "emil"];
@@ -134,7 +134,8 @@ async fn different_keys_do_not_wait_for_each_other(cx: Context) -> CaseResult {
 
 async fn messages_without_a_key_do_not_wait_for_each_other(cx: Context) -> CaseResult {
     let desk = cx.desk().holding();
-    let queue = Queue::new("billing_note")
+    let queue = cx
+        .new_queue("billing_note")
         .bind("order", "order.*.note")
         .handle(desk.takes::<OrderNoted>())
         .named("note");

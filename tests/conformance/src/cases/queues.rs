@@ -16,7 +16,7 @@ use crate::{
 cases!(Queues:
     a_queue_receives_what_is_published_after_it_was_declared,
     a_queue_keeps_messages_while_its_service_is_down,
-    each_queue_has_its_own_copy,
+    each_queue_has_its_own_copy [DelayedRetry],
     consumers_of_one_queue_compete,
     declaring_twice_changes_nothing,
     declaring_only_adds_bindings,
@@ -29,7 +29,7 @@ cases!(Queues:
     unbinding_what_is_not_bound_succeeds [Unbind],
     a_service_unbinds_what_it_names [Unbind],
     pruning_keeps_what_is_declared [Prune],
-    deleting_a_queue_takes_its_retries_and_dead_letters_along [DeleteQueue, DeadLetters],
+    deleting_a_queue_takes_its_retries_and_dead_letters_along [DeleteQueue, DeadLetters, DelayedRetry],
     deleting_a_queue_leaves_others_alone [DeleteQueue],
     deleting_what_is_not_there_succeeds [DeleteQueue],
     a_queue_deleted_under_its_service_is_noticed [DeleteQueue],
@@ -440,6 +440,7 @@ async fn an_existing_queue_is_used_as_it_is(cx: Context) -> CaseResult {
     order(1).publish(cx.bus()).await?;
     let desk = cx.desk();
     let queue = Queue::existing("billing_order")
+        .retry(cx.policy())
         .handle(desk.takes::<OrderSubmitted>())
         .named("bill");
     let _running = cx.start(&cx.process().await?, queue).await?;
@@ -452,6 +453,7 @@ async fn an_existing_queue_is_used_as_it_is(cx: Context) -> CaseResult {
 async fn consuming_what_is_not_there_is_not_found(cx: Context) -> CaseResult {
     let desk = cx.desk();
     let queue = Queue::existing("billing_order")
+        .retry(cx.policy())
         .handle(desk.takes::<OrderSubmitted>())
         .named("bill");
     let started = Service::new("billing").queue(queue).start(cx.bus()).await;

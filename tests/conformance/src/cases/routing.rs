@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use event_core::{Binding, Pattern, Queue};
+use event_core::{Binding, Pattern};
 use futures_util::future::try_join_all;
 
 use crate::{
@@ -229,7 +229,8 @@ async fn a_queue_may_bind_several_exchanges(cx: Context) -> CaseResult {
 /// A8 of the shop.
 async fn the_binding_is_independent_of_the_events_own_key(cx: Context) -> CaseResult {
     let (bill, note) = (cx.desk(), cx.desk());
-    let queue = Queue::new("billing_order")
+    let queue = cx
+        .new_queue("billing_order")
         .bind("order", "order.#")
         .handle(bill.takes::<OrderSubmitted>())
         .named("bill")

@@ -32,8 +32,8 @@ async fn bill(_: OrderSubmitted) {}
 
 async fn note(_: OrderNoted) {}
 
-fn billing() -> Queue {
-    Queue::new("billing_order")
+fn billing(cx: &Context) -> Queue {
+    cx.new_queue("billing_order")
         .bind("order", "order.*.submit")
         .handle(bill)
 }
@@ -60,31 +60,34 @@ async fn setup(cx: &Context, queue: Queue, names: &[&str]) -> CaseResult {
 }
 
 async fn a_binding_that_no_handler_takes_is_refused(cx: Context) -> CaseResult {
-    let queue = billing().bind("order", "order.*.refuse");
+    let queue = billing(&cx).bind("order", "order.*.refuse");
     setup(&cx, queue, &["billing_order", "order.*.refuse"]).await?;
     // A binding that lets in more than the handlers take is another thing.
-    let wider = billing().bind("order", "order.#");
+    let wider = billing(&cx).bind("order", "order.#");
     cx.start(cx.bus(), wider).await?.shutdown().await?;
     Ok(())
 }
 
 /// S10 of the shop.
 async fn a_handler_that_no_binding_lets_in_is_refused(cx: Context) -> CaseResult {
-    let queue = billing().handle(note);
+    let queue = billing(&cx).handle(note);
     setup(&cx, queue, &["billing_order", "note", "order.v1.note"]).await?;
-    let elsewhere = Queue::new("billing_order")
+    let elsewhere = cx
+        .new_queue("billing_order")
         .bind("archive", "order.*.submit")
         .handle(bill);
     setup(&cx, elsewhere, &["billing_order", "bill"]).await
 }
 
 async fn a_queue_without_a_handler_is_refused(cx: Context) -> CaseResult {
-    let queue = Queue::new("billing_order").bind("order", "order.*.submit");
+    let queue = cx
+        .new_queue("billing_order")
+        .bind("order", "order.*.submit");
     setup(&cx, queue, &["billing_order", "no handler"]).await
 }
 
 async fn a_queue_without_a_binding_is_refused(cx: Context) -> CaseResult {
-    let queue = Queue::new("billing_order").handle(bill);
+    let queue = cx.new_queue("billing_order").handle(bill);
     setup(&cx, queue, &["billing_order", "no binding"]).await
 }
 
@@ -95,41 +98,45 @@ async fn a_service_without_a_queue_is_refused(cx: Context) -> CaseResult {
 
 /// S5 of the shop.
 async fn two_handlers_of_one_name_are_refused(cx: Context) -> CaseResult {
-    let queue = billing().handle(bill);
+    let queue = billing(&cx).handle(bill);
     setup(&cx, queue, &["billing_order", "`bill`"]).await?;
-    let queue = billing().handle(bill).named("bill_again");
+    let queue = billing(&cx).handle(bill).named("bill_again");
     cx.start(cx.bus(), queue).await?.shutdown().await?;
     Ok(())
 }
 
 async fn a_handler_without_a_name_is_refused(cx: Context) -> CaseResult {
     let closure = |_: OrderSubmitted| async {};
-    let queue = Queue::new("billing_order")
+    let queue = cx
+        .new_queue("billing_order")
         .bind("order", "order.*.submit")
         .handle(closure);
     setup(&cx, queue, &["billing_order", "closure", "named"]).await
 }
 
 async fn two_queues_of_one_name_are_refused(cx: Context) -> CaseResult {
-    let service = Service::new("billing").queue(billing()).queue(billing());
+    let service = Service::new("billing")
+        .queue(billing(&cx))
+        .queue(billing(&cx));
     let names = ["billing", "billing_order"];
     refused(&cx, service, ErrorKind::Setup, &names).await
 }
 
 async fn names_that_are_not_legal_are_refused(cx: Context) -> CaseResult {
-    let bound = |name: &str| Queue::new(name).bind("order", "order.*.submit");
+    let bound = |name: &str| cx.new_queue(name).bind("order", "order.*.submit");
     let invalid = ErrorKind::InvalidName;
     for name in ["", "billing order", "billing/order", &"x".repeat(201)] {
         let service = Service::new("billing").queue(bound(name).handle(bill));
         refused(&cx, service, invalid, &["queue name"]).await?;
-        let queue = Queue::new("billing_order")
+        let queue = cx
+            .new_queue("billing_order")
             .bind(name, "order.*.submit")
             .handle(bill);
         let service = Service::new("billing").queue(queue);
         refused(&cx, service, invalid, &["exchange name"]).await?;
     }
     let long = format!("order.{}", "x".repeat(250));
-    let queue = billing().bind("order", long);
+    let queue = billing(&cx).bind("order", long);
     let service = Service::new("billing").queue(queue);
     refused(&cx, service, invalid, &[]).await?;
     for name in ["", "bill the order", "bill,note"] {
@@ -145,7 +152,8 @@ async fn names_kept_for_derived_queues_are_refused(cx: Context) -> CaseResult {
         "billing_order.probation",
         "billing_order.retry.100",
     ] {
-        let queue = Queue::new(name)
+        let queue = cx
+            .new_queue(name)
             .bind("order", "order.*.submit")
             .handle(bill);
         setup(&cx, queue, &[name]).await?;
@@ -186,6 +194,7 @@ async fn a_refused_option_names_option_queue_and_backend(cx: Context) -> CaseRes
         Capability::Existing,
         Capability::MaxLength,
         Capability::Unbind,
+        Capability::DelayedRetry,
     ] {
         let without = Capabilities::new(cx.bus().capabilities().backend())
             .with(capability, Support::Refused("the case says so"));
@@ -198,9 +207,10 @@ async fn a_refused_option_names_option_queue_and_backend(cx: Context) -> CaseRes
 }
 
 async fn a_refused_start_declares_nothing(cx: Context) -> CaseResult {
-    let service = Service::new("billing")
-        .queue(billing())
-        .queue(Queue::new("billing_refuse").bind("order", "order.*.refuse"));
+    let service = Service::new("billing").queue(billing(&cx)).queue(
+        cx.new_queue("billing_refuse")
+            .bind("order", "order.*.refuse"),
+    );
     refused(&cx, service, ErrorKind::Setup, &["billing_refuse"]).await?;
     let spec = cx.spec("billing_order", &["order.*.submit"])?;
     let consumed = cx.bus().transport().consume(&spec).await;

@@ -101,7 +101,8 @@ async fn a_replayed_message_begins_anew(cx: Context) -> CaseResult {
 
 /// A queue with several handlers, in this order.
 fn with_handlers<const N: usize>(cx: &Context, handlers: [(&'static str, &Desk); N]) -> Queue {
-    let queue = Queue::new(QUEUE)
+    let queue = cx
+        .new_queue(QUEUE)
         .bind("order", "order.*.submit")
         .lease(cx.lease())
         .retry(soon().attempts(2));

@@ -10,9 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use event_core::{
-    Delivery, Error, ErrorKind, Queue, Result, RetryPolicy, Settle, Settled, Settlement,
-};
+use event_core::{Delivery, Error, ErrorKind, Result, RetryPolicy, Settle, Settled, Settlement};
 
 use super::{done, publish};
 use crate::{
@@ -188,7 +186,7 @@ async fn a_handler_that_holds_its_thread_keeps_its_lease(cx: Context) -> CaseRes
                 runs.fetch_add(1, SeqCst);
             }
         };
-        Queue::new("billing_order")
+        cx.new_queue("billing_order")
             .bind("order", "order.*.submit")
             .lease(lease)
             .handle(bill)

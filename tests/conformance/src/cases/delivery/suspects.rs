@@ -21,14 +21,14 @@ use crate::{
 };
 
 cases!(AtLeastOnce:
-    suspects_run_alone [Isolation],
-    suspects_run_under_load [Isolation],
-    a_suspect_is_settled_before_the_next_runs [Isolation],
-    a_suspect_runs_only_when_that_was_recorded [Isolation],
+    suspects_run_alone [Isolation, DelayedRetry],
+    suspects_run_under_load [Isolation, DelayedRetry],
+    a_suspect_is_settled_before_the_next_runs [Isolation, DelayedRetry],
+    a_suspect_runs_only_when_that_was_recorded [Isolation, DelayedRetry],
     isolation_counts_only_runs_alone [Isolation],
-    a_message_that_kills_its_process_becomes_a_dead_letter [Isolation, DeadLetters],
+    a_message_that_kills_its_process_becomes_a_dead_letter [Isolation, DeadLetters, DelayedRetry],
     failures_and_crashes_alone_count_together [Isolation, DeadLetters, DelayedRetry],
-    neighbours_of_a_killer_are_handled [Isolation, DeadLetters],
+    neighbours_of_a_killer_are_handled [Isolation, DeadLetters, DelayedRetry],
 );
 
 /// How often a process has to end before every backend suspects what it held: brokers that count releases and

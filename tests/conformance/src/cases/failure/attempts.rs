@@ -30,7 +30,7 @@ cases!(Failure:
     the_default_policy_is_five_attempts [DelayedRetry, DeadLetters],
     an_exhausted_message_becomes_a_dead_letter [DelayedRetry, DeadLetters],
     a_failing_message_runs_exactly_the_allowed_times [DelayedRetry, DeadLetters],
-    a_policy_of_one_attempt_never_tries_again [DeadLetters],
+    a_policy_of_one_attempt_never_tries_again [DeadLetters, DelayedRetry],
     each_queue_has_its_own_policy [DelayedRetry, DeadLetters],
     a_rejected_message_becomes_a_dead_letter_at_once [DeadLetters],
     a_permanent_error_becomes_a_dead_letter_at_once [DeadLetters],

@@ -21,7 +21,7 @@ use crate::{
 };
 
 cases!(Failure:
-    events_of_a_handler_are_published_before_its_ack,
+    events_of_a_handler_are_published_before_its_ack [DelayedRetry],
     a_handler_whose_events_are_refused_runs_again [DelayedRetry],
 );
 

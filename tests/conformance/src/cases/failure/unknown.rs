@@ -22,7 +22,7 @@ cases!(Failure:
 
 /// A queue that lets in all that concerns orders, and knows submitted ones only.
 fn older(cx: &Context, desk: &Desk) -> Queue {
-    Queue::new("billing_order")
+    cx.new_queue("billing_order")
         .bind("order", "order.#")
         .lease(cx.lease())
         .handle(desk.takes::<OrderSubmitted>())

@@ -19,7 +19,7 @@ cases!(Release:
     a_suspect_that_is_released_stays_one [Isolation],
     a_stopped_service_gives_back_what_it_has_not_started,
     releases_keep_the_order_of_each_partition_key,
-    many_restarts_make_no_dead_letter [DeadLetters],
+    many_restarts_make_no_dead_letter [DeadLetters, DelayedRetry],
 );
 
 async fn a_released_delivery_comes_back_at_once(cx: Context) -> CaseResult {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use event_core::{Binding, Queue, Service, Settled};
+use event_core::{Binding, Service, Settled};
 use tokio::{
     sync::{oneshot, watch},
     time::{Instant, sleep},
@@ -125,7 +125,8 @@ async fn events_of_handlers_are_published_during_shutdown(cx: Context) -> CaseRe
             OrderBilled { id: order.id }
         }
     };
-    let queue = Queue::new("billing_order")
+    let queue = cx
+        .new_queue("billing_order")
         .bind("order", "order.*.submit")
         .lease(cx.lease())
         .handle(bill)
