@@ -1,0 +1,256 @@
+//! The dead letters of one queue. AMQP cannot look into a queue: what is to be seen is taken out, and goes back when
+//! the channel is closed.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use event_core::{DeadLetter, DeadLetterId, DeadLetters, Message, Result, Selection};
+use futures_util::StreamExt;
+use lapin::{
+    Channel, Consumer,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueuePurgeOptions},
+    types::FieldTable,
+};
+use tokio::{sync::Mutex, time::timeout};
+
+use crate::{
+    error, names,
+    publisher::Outbound,
+    shared::Shared,
+    topology::{self, PATIENCE, answered},
+    wire::{Notes, Reading},
+};
+
+/// How many are replayed together.
+const BATCH: usize = 500;
+
+#[derive(Debug)]
+pub(crate) struct Letters {
+    shared: Arc<Shared>,
+    queue: String,
+    dead: String,
+    /// Two at the same time would not see all of them.
+    turn: Mutex<()>,
+}
+
+/// A look at the queue: what it had ready, in order.
+struct Look {
+    channel: Channel,
+    consumer: Consumer,
+    left: u32,
+    reading: Reading,
+}
+
+struct Found {
+    tag: u64,
+    id: DeadLetterId,
+    message: Message,
+}
+
+impl Letters {
+    pub(crate) async fn open(shared: &Arc<Shared>, queue: &str) -> Result<Self> {
+        let dead = names::dead(queue);
+        let live = shared.consuming(&format!("use queue `{dead}`")).await?;
+        let on = topology::channel(&live).await?;
+        topology::ready(&on, &dead).await?;
+        topology::close(&on).await;
+        Ok(Self {
+            shared: shared.clone(),
+            queue: queue.to_owned(),
+            dead,
+            turn: Mutex::new(()),
+        })
+    }
+
+    fn what(&self) -> String {
+        format!("read queue `{}`", self.dead)
+    }
+
+    /// Takes them out one after the other, at most `most` at a time that are neither answered nor done.
+    async fn look(&self, most: usize) -> Result<Look> {
+        let what = self.what();
+        let live = self.shared.consuming(&what).await?;
+        let channel = topology::channel(&live).await?;
+        let left = topology::ready(&channel, &self.dead).await?;
+        let prefetch = u16::try_from(most).unwrap_or(0);
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        answered(&what, qos).await?;
+        let consume = channel.basic_consume(
+            self.dead.as_str().into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        Ok(Look {
+            consumer: answered(&what, consume).await?,
+            channel,
+            left,
+            reading: Reading::default(),
+        })
+    }
+}
+
+impl Look {
+    async fn next(&mut self, what: &str) -> Result<Option<Found>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let next = timeout(PATIENCE, self.consumer.next()).await;
+        let incoming = match next {
+            Ok(Some(Ok(incoming))) => incoming,
+            Ok(Some(Err(error))) => return Err(error::of(what, &error)),
+            Ok(None) => return Err(error::lost(what)),
+            Err(_) => return Err(error::silent(what)),
+        };
+        self.left -= 1;
+        let tag = incoming.delivery_tag;
+        let received = self.reading.read(
+            incoming.exchange.as_str(),
+            incoming.routing_key.as_str(),
+            &incoming.properties,
+            incoming.data,
+        );
+        let id = received.notes.letter.unwrap_or_else(|| {
+            // Put there by somebody else; its own id is as good as any.
+            format!("~{}", received.message.id())
+        });
+        Ok(Some(Found {
+            tag,
+            id: DeadLetterId::new(id),
+            message: received.message,
+        }))
+    }
+
+    async fn done(&self, tag: u64, what: &str) -> Result<()> {
+        let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
+        answered(what, ack).await
+    }
+
+    /// Gives back what was not done.
+    async fn end(self) {
+        topology::close(&self.channel).await;
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Letters {
+    async fn list(&self, after: Option<&DeadLetterId>, limit: usize) -> Result<Vec<DeadLetter>> {
+        let _turn = self.turn.lock().await;
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let what = self.what();
+        // Behind one of them, all may have to be taken out.
+        let mut look = self.look(if after.is_none() { limit } else { 0 }).await?;
+        let mut listed = Vec::new();
+        let mut later = Vec::new();
+        let mut met = after.is_none();
+        while listed.len() < limit
+            && let Some(found) = look.next(&what).await?
+        {
+            if met {
+                listed.push(DeadLetter::new(found.id, found.message));
+            } else if Some(&found.id) == after {
+                met = true;
+            } else if Some(&found.id) > after && later.len() < limit {
+                // If that one is gone, these are behind the place where it was.
+                later.push(DeadLetter::new(found.id, found.message));
+            }
+        }
+        look.end().await;
+        Ok(if met { listed } else { later })
+    }
+
+    async fn replay(&self, selection: &Selection) -> Result<u64> {
+        let _turn = self.turn.lock().await;
+        let what = self.what();
+        let mut look = self.look(0).await?;
+        let mut wanted = Wanted::new(selection);
+        let mut count = 0;
+        let mut more = true;
+        while more {
+            let mut tags = Vec::new();
+            let mut copies = Vec::new();
+            while copies.len() < BATCH {
+                let found = match look.next(&what).await? {
+                    Some(found) if !wanted.is_over() => found,
+                    _ => {
+                        more = false;
+                        break;
+                    }
+                };
+                if wanted.takes(&found.id) {
+                    let message = DeadLetter::new(found.id, found.message).into_replay();
+                    tags.push(found.tag);
+                    copies.push(Outbound::copy(
+                        message,
+                        self.queue.clone(),
+                        Notes::default(),
+                    ));
+                }
+            }
+            let mut failed = None;
+            for (tag, stored) in tags.into_iter().zip(self.shared.store(copies).await) {
+                match stored {
+                    Ok(_) => {
+                        look.done(tag, &what).await?;
+                        count += 1;
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
+            if let Some(error) = failed {
+                look.end().await;
+                return Err(error);
+            }
+        }
+        look.end().await;
+        Ok(count)
+    }
+
+    async fn purge(&self, selection: &Selection) -> Result<u64> {
+        let _turn = self.turn.lock().await;
+        let what = format!("purge queue `{}`", self.dead);
+        if *selection == Selection::All {
+            let live = self.shared.consuming(&what).await?;
+            let on = topology::channel(&live).await?;
+            let purge = on.queue_purge(self.dead.as_str().into(), QueuePurgeOptions::default());
+            let count = answered(&what, purge).await?;
+            topology::close(&on).await;
+            return Ok(u64::from(count));
+        }
+        let mut look = self.look(0).await?;
+        let mut wanted = Wanted::new(selection);
+        let mut count = 0;
+        while !wanted.is_over()
+            && let Some(found) = look.next(&what).await?
+        {
+            if wanted.takes(&found.id) {
+                look.done(found.tag, &what).await?;
+                count += 1;
+            }
+        }
+        look.end().await;
+        Ok(count)
+    }
+}
+
+/// What is still to be found of a selection.
+struct Wanted<'a>(Option<std::collections::HashSet<&'a DeadLetterId>>);
+
+impl<'a> Wanted<'a> {
+    fn new(selection: &'a Selection) -> Self {
+        Self(match selection {
+            Selection::All => None,
+            Selection::Ids(ids) => Some(ids.iter().collect()),
+        })
+    }
+
+    fn takes(&mut self, id: &DeadLetterId) -> bool {
+        self.0.as_mut().is_none_or(|ids| ids.remove(id))
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.as_ref().is_some_and(|ids| ids.is_empty())
+    }
+}

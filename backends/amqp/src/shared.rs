@@ -1,0 +1,209 @@
+//! What everything on one transport shares.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use event_core::{
+    ConnectionState, ErrorKind, Intake, Message, QueueKind, QueueName, QueueSpec, Receipt, Result,
+    intake,
+};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error,
+    link::{Link, Live, Phase, Role},
+    names,
+    publisher::{self, Outbound, Publisher},
+    topology::{self, Declared},
+    url::Endpoints,
+};
+
+/// How many messages may be without an answer at a time, over all callers.
+const UNANSWERED: u32 = 8_192;
+
+/// How long a copy may take to be stored, before its original is settled in another way.
+const COPY: Duration = Duration::from_secs(30);
+
+/// How long a request other than a publish waits for a connection that is being made again.
+const CONNECTION: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) declared: Arc<Declared>,
+    pub(crate) publish: Arc<Link>,
+    pub(crate) consume: Arc<Link>,
+    pub(crate) closing: CancellationToken,
+    intake: Intake<Outbound>,
+    publisher: Mutex<Option<JoinHandle<()>>>,
+    state: watch::Receiver<ConnectionState>,
+    /// Queues for retries that were declared.
+    retries: Mutex<HashSet<(QueueName, u64)>>,
+}
+
+impl Shared {
+    pub(crate) async fn connect(endpoints: Endpoints) -> Result<Arc<Self>> {
+        let endpoints = Arc::new(endpoints);
+        let declared = Arc::new(Declared::default());
+        let open = |role| Link::open(endpoints.clone(), declared.clone(), role);
+        // One after the other: a mistake in the URL is said once.
+        let consume = Arc::new(open(Role::Consume).await?);
+        let publish = Arc::new(open(Role::Publish).await?);
+        let (intake, orders) = intake(UNANSWERED);
+        let closing = CancellationToken::new();
+        let limit = Arc::new(AtomicUsize::new(usize::MAX));
+        let publisher = Publisher::new(publish.clone(), orders, limit);
+        let publisher = tokio::spawn(publisher.run(closing.clone()));
+        let state = watch_state(&publish, &consume);
+        Ok(Arc::new(Self {
+            endpoints,
+            declared,
+            publish,
+            consume,
+            closing,
+            intake,
+            publisher: Mutex::new(Some(publisher)),
+            state,
+            retries: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state.clone()
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closing.is_cancelled() {
+            return Err(error::closed());
+        }
+        Ok(())
+    }
+
+    /// The connection for everything but publishing.
+    pub(crate) async fn consuming(&self, what: &str) -> Result<Arc<Live>> {
+        self.check_open()?;
+        self.consume.live_within(CONNECTION, what).await
+    }
+
+    pub(crate) async fn publish(
+        &self,
+        batch: Vec<Message>,
+        deadline: Instant,
+    ) -> Vec<Result<Receipt>> {
+        if let Err(closed) = self.check_open() {
+            return vec![Err(closed); batch.len()];
+        }
+        self.send(batch.into_iter().map(Outbound::event).collect(), deadline)
+            .await
+    }
+
+    /// Stores copies straight in queues. When an answer is `Ok`, its copy is there.
+    pub(crate) async fn store(&self, copies: Vec<Outbound>) -> Vec<Result<Receipt>> {
+        self.send(copies, Instant::now() + COPY).await
+    }
+
+    async fn send(&self, batch: Vec<Outbound>, deadline: Instant) -> Vec<Result<Receipt>> {
+        let late = || {
+            let live = match &*self.publish.phase().borrow() {
+                Phase::Up(live) => Some(live.clone()),
+                _ => None,
+            };
+            publisher::late(live.as_deref())
+        };
+        self.intake.publish(batch, deadline, late).await
+    }
+
+    /// The queue in which a retry waits, declared if it is not there yet.
+    pub(crate) async fn retry_queue(&self, spec: &QueueSpec, delay: Duration) -> Result<String> {
+        let Some(step) = names::step(delay) else {
+            return Ok(spec.name.to_string());
+        };
+        let name = names::retry(&spec.name, step);
+        let known = (spec.name.clone(), step);
+        if spec.kind == QueueKind::Durable && !self.retries().contains(&known) {
+            let live = self.consuming(&format!("declare queue `{name}`")).await?;
+            let on = topology::channel(&live).await?;
+            topology::retry(&on, &spec.name, step).await?;
+            topology::close(&on).await;
+            self.retries().insert(known);
+        }
+        Ok(name)
+    }
+
+    /// Queues for retries may be gone: they are declared again before they are used.
+    pub(crate) fn forget_retries(&self, queue: &str) {
+        self.retries().retain(|(known, _)| known.as_str() != queue);
+    }
+
+    fn retries(&self) -> MutexGuard<'_, HashSet<(QueueName, u64)>> {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) async fn close(&self, deadline: Instant) -> Result<()> {
+        self.closing.cancel();
+        let publisher = self
+            .publisher
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let mut flushed = true;
+        if let Some(mut publisher) = publisher {
+            flushed = timeout_at(deadline, &mut publisher).await.is_ok();
+            if !flushed {
+                publisher.abort();
+            }
+        }
+        // A moment more, for the server to hear of it.
+        let end = deadline.max(Instant::now() + Duration::from_millis(200));
+        tokio::join!(self.publish.close(end), self.consume.close(end));
+        if flushed {
+            Ok(())
+        } else {
+            Err(event_core::Error::retryable(
+                ErrorKind::Timeout,
+                "messages were still to be confirmed when the time to close was over; each publish has its answer",
+            ))
+        }
+    }
+}
+
+/// One state for both connections.
+fn watch_state(publish: &Link, consume: &Link) -> watch::Receiver<ConnectionState> {
+    let (mut publish, mut consume) = (publish.phase(), consume.phase());
+    let now = |publish: &watch::Receiver<Phase>, consume: &watch::Receiver<Phase>| match (
+        &*publish.borrow(),
+        &*consume.borrow(),
+    ) {
+        (Phase::Closed, _) | (_, Phase::Closed) => ConnectionState::Closed,
+        (Phase::Up(_), Phase::Up(_)) => ConnectionState::Connected,
+        _ => ConnectionState::Reconnecting,
+    };
+    let (state, watched) = watch::channel(now(&publish, &consume));
+    tokio::spawn(async move {
+        loop {
+            let changed = tokio::select! {
+                changed = publish.changed() => changed,
+                changed = consume.changed() => changed,
+                () = state.closed() => return,
+            };
+            // The other side is gone: nothing more changes.
+            let next = match changed {
+                Ok(()) => now(&publish, &consume),
+                Err(_) => ConnectionState::Closed,
+            };
+            state.send_if_modified(|state| std::mem::replace(state, next) != next);
+            if next == ConnectionState::Closed {
+                return;
+            }
+        }
+    });
+    watched
+}

@@ -1,0 +1,409 @@
+//! Consuming a queue: the reader, and what it does when a channel or a connection is lost.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use event_core::{
+    Arrival, Deliveries, Delivery, DeliveryTag, ErrorKind, QueueKind, QueueSpec, Result,
+    Subscription,
+};
+use futures_util::{FutureExt, StreamExt};
+use lapin::{
+    Consumer,
+    message::Delivery as Incoming,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error,
+    link::{self, Live},
+    settler::Settler,
+    shared::Shared,
+    topology::{self, answered},
+    window::{Kept, Session},
+    wire::Reading,
+};
+
+/// From this many returns on a delivery may have killed those who held it. The server counts what was given back
+/// in good order like what came back from a crash; so the second return in good order is a copy that begins
+/// anew.
+pub(crate) const SUSPICION: u32 = 3;
+
+/// How long handlers that have begun may take before what comes next is read, when deliveries get old.
+const REVOKING: Duration = Duration::from_secs(1);
+
+/// Opens a subscription.
+pub(crate) async fn open(shared: &Arc<Shared>, spec: &QueueSpec) -> Result<Subscription> {
+    let stop = CancellationToken::new();
+    let settler = Settler::new(shared.clone(), spec.clone(), stop.clone());
+    let mut reader = Reader {
+        shared: shared.clone(),
+        spec: spec.clone(),
+        settler: settler.clone(),
+        stop: stop.clone(),
+        open: None,
+        arrivals: VecDeque::new(),
+        reading: Reading::default(),
+        prefetch: spec.prefetch,
+        failures: 0,
+    };
+    let what = format!("consume queue `{}`", spec.name);
+    let live = shared.consuming(&what).await?;
+    reader.open = Some(reader.consume(live).await?);
+    if spec.kind == QueueKind::Existing {
+        reader.say_what_is_missing().await;
+    }
+    Ok(Subscription {
+        deliveries: Box::new(reader),
+        settle: settler,
+        stop,
+    })
+}
+
+#[derive(Debug)]
+struct Reader {
+    shared: Arc<Shared>,
+    spec: QueueSpec,
+    settler: Arc<Settler>,
+    stop: CancellationToken,
+    open: Option<Consuming>,
+    /// To be told before anything else.
+    arrivals: VecDeque<Arrival>,
+    reading: Reading,
+    prefetch: usize,
+    /// How often in a row consuming ended soon after it began.
+    failures: u32,
+}
+
+/// A channel with a consumer.
+#[derive(Debug)]
+struct Consuming {
+    live: Arc<Live>,
+    session: Arc<Session>,
+    consumer: Consumer,
+    since: Instant,
+}
+
+#[async_trait]
+impl Deliveries for Reader {
+    async fn next(&mut self, max: usize) -> Result<Arrival> {
+        // A broker that always has something would otherwise keep its thread from everyone else.
+        tokio::task::consume_budget().await;
+        loop {
+            if let Some(arrival) = self.arrivals.pop_front() {
+                return Ok(arrival);
+            }
+            if self.stop.is_cancelled() {
+                self.end().await;
+                return Ok(Arrival::Ended);
+            }
+            let Some(open) = &mut self.open else {
+                self.consume_again().await?;
+                continue;
+            };
+            let old = open
+                .session
+                .oldest()
+                .map(|oldest| oldest + self.shared.endpoints.consumer_timeout / 2);
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {}
+                incoming = open.consumer.next() => match incoming {
+                    Some(Ok(first)) => {
+                        let batch = self.take(first, max).await;
+                        if !batch.is_empty() {
+                            self.failures = 0;
+                            return Ok(Arrival::Batch(batch));
+                        }
+                    }
+                    Some(Err(error)) => self.lose(Some(&error)),
+                    None => self.cancelled().await?,
+                },
+                () = open.live.lost() => self.lose(None),
+                () = reached(old) => self.renew().await,
+            }
+        }
+    }
+}
+
+/// Waits for this time, or for ever.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Reader {
+    /// Makes deliveries of what has arrived, at most `max` of them.
+    async fn take(&mut self, first: Incoming, max: usize) -> Vec<Delivery> {
+        let Some(open) = &mut self.open else {
+            return Vec::new();
+        };
+        let generation = open.session.generation;
+        let mut batch = Vec::new();
+        let mut held = Vec::new();
+        let mut next = Some(first);
+        while let Some(incoming) = next.take() {
+            let (delivery, kept) = read(&mut self.reading, self.spec.kind, generation, incoming);
+            held.push((delivery.tag().number, kept));
+            batch.push(delivery);
+            if batch.len() < max {
+                // An error or an end that comes instead is met again by the next read: the channel is closed.
+                next = match open.consumer.next().now_or_never() {
+                    Some(Some(Ok(incoming))) => Some(incoming),
+                    _ => None,
+                };
+            }
+        }
+        open.session.hold(held.into_iter());
+        batch
+    }
+
+    /// Begins to consume once more, when there is a connection.
+    async fn consume_again(&mut self) -> Result<()> {
+        let wait = Duration::from_millis(50) * 2u32.pow(self.failures.min(6));
+        let wait = if self.failures == 0 {
+            Duration::ZERO
+        } else {
+            wait
+        };
+        let stop = self.stop.clone();
+        let again = async {
+            sleep(wait).await;
+            let live = self.shared.consume.live().await?;
+            self.consume(live).await
+        };
+        let opened = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            opened = again => opened,
+        };
+        match opened {
+            Ok(open) => {
+                self.open = Some(open);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                Err(error::deleted(&self.spec.name).with_source(error))
+            }
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(target: "switchboard", queue = %self.spec.name, %error, "cannot consume again yet");
+                self.failures += 1;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn consume(&self, live: Arc<Live>) -> Result<Consuming> {
+        let spec = &self.spec;
+        let what = format!("consume queue `{}`", spec.name);
+        let queue = match spec.kind {
+            QueueKind::Ephemeral => self.declare_ephemeral(&live).await?,
+            _ => spec.name.to_string(),
+        };
+        let channel = topology::channel(&live).await?;
+        let prefetch = u16::try_from(self.prefetch.max(1)).unwrap_or(u16::MAX);
+        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
+        answered(&what, qos).await?;
+        let generation = link::generation();
+        let tag = format!("{}-{generation}", spec.consumer);
+        let consumer = channel.basic_consume(
+            queue.into(),
+            tag.into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
+        let consumer = answered(&what, consumer).await?;
+        let session = Arc::new(Session::new(generation, channel));
+        self.settler.add(session.clone());
+        Ok(Consuming {
+            live,
+            session,
+            consumer,
+            since: Instant::now(),
+        })
+    }
+
+    /// A fresh name each time: the one before may still exist for as long as its connection seems to live.
+    async fn declare_ephemeral(&self, live: &Live) -> Result<String> {
+        for binding in &self.spec.bindings {
+            topology::exchange(live, &binding.exchange).await?;
+        }
+        let name = format!("{}.{:016x}", self.spec.name, fastrand::u64(..));
+        let on = topology::channel(live).await?;
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
+        let request = on.queue_declare(name.as_str().into(), options, FieldTable::default());
+        answered(&format!("declare queue `{name}`"), request).await?;
+        for binding in &self.spec.bindings {
+            topology::bind(&on, &name, binding).await?;
+        }
+        topology::close(&on).await;
+        Ok(name)
+    }
+
+    /// The channel or the connection is gone, and everything that was held on it.
+    fn lose(&mut self, why: Option<&lapin::Error>) {
+        let Some(open) = self.open.take() else {
+            return;
+        };
+        if let Some(error) = why.filter(|error| error::refusal(error).is_some()) {
+            tracing::warn!(target: "switchboard", queue = %self.spec.name, %error, "RabbitMQ ended a channel; consuming anew");
+        }
+        if open.since.elapsed() < Duration::from_secs(1) {
+            self.failures += 1;
+        } else {
+            self.failures = 0;
+        }
+        let generation = open.session.generation;
+        self.settler.forget(generation);
+        self.arrivals.push_back(Arrival::Revoked { generation });
+    }
+
+    /// The server ended the consumer: the queue was deleted, or moved to another node.
+    async fn cancelled(&mut self) -> Result<()> {
+        let live = self.open.as_ref().map(|open| open.live.clone());
+        self.lose(None);
+        if let Some(live) = live.filter(|live| !live.is_lost())
+            && self.spec.kind != QueueKind::Ephemeral
+            && let Ok(false) = topology::is_there(&live, &self.spec.name).await
+        {
+            return Err(error::deleted(&self.spec.name));
+        }
+        Ok(())
+    }
+
+    /// The oldest delivery is held for half of what the server allows. What has not begun goes back, and fewer are
+    /// read ahead from now on; what has begun goes on.
+    async fn renew(&mut self) {
+        let Some(open) = self.open.take() else {
+            return;
+        };
+        let generation = open.session.generation;
+        let handled = usize::try_from(open.session.settled()).unwrap_or(usize::MAX);
+        self.prefetch = handled.clamp(1, self.prefetch.max(1));
+        tracing::warn!(
+            target: "switchboard",
+            queue = %self.spec.name,
+            prefetch = self.prefetch,
+            "deliveries wait for long compared with the server's consumer timeout; fewer are read ahead from now on"
+        );
+        self.stop_consuming(open).await;
+        self.settler.retire(generation);
+        self.arrivals.push_back(Arrival::Revoking {
+            generation,
+            until: Instant::now() + REVOKING,
+        });
+    }
+
+    /// Ends a consumer; what was on its way to it goes back at once.
+    async fn stop_consuming(&mut self, mut open: Consuming) {
+        let tag = open.consumer.tag();
+        let cancel = open
+            .session
+            .channel
+            .basic_cancel(tag, BasicCancelOptions::default());
+        // On a channel that is gone nothing has to be ended.
+        if answered("end a consumer", cancel).await.is_err() {
+            return;
+        }
+        let mut last = Vec::new();
+        while let Some(Some(Ok(incoming))) = open.consumer.next().now_or_never() {
+            last.push(incoming.delivery_tag);
+        }
+        open.session.hold(last.iter().map(|tag| (*tag, None)));
+        for tag in last {
+            open.session.release(tag);
+        }
+    }
+
+    async fn end(&mut self) {
+        if let Some(open) = self.open.take() {
+            let session = open.session.clone();
+            self.stop_consuming(open).await;
+            self.settler.retire(session.generation);
+        }
+    }
+
+    /// A queue of somebody else's may lack what failures need.
+    async fn say_what_is_missing(&self) {
+        let Ok(live) = self.shared.consuming("look for queues").await else {
+            return;
+        };
+        let name = &self.spec.name;
+        let mut derived = vec![crate::names::dead(name), crate::names::probation(name)];
+        let steps: std::collections::BTreeSet<_> = self
+            .spec
+            .retry_waits
+            .iter()
+            .filter_map(|wait| crate::names::step(*wait))
+            .collect();
+        derived.extend(
+            steps
+                .into_iter()
+                .map(|step| crate::names::retry(name, step)),
+        );
+        let mut missing = Vec::new();
+        for name in derived {
+            if let Ok(false) = topology::is_there(&live, &name).await {
+                missing.push(name);
+            }
+        }
+        if !missing.is_empty() {
+            tracing::warn!(
+                target: "switchboard",
+                queue = %name,
+                missing = missing.join(", "),
+                "an existing queue is used as it is, and queues that failures need are missing: what fails there \
+                 is given back instead, again and again; declare them, or let the queue's own service do so"
+            );
+        }
+    }
+}
+
+fn read(
+    reading: &mut Reading,
+    kind: QueueKind,
+    generation: u64,
+    incoming: Incoming,
+) -> (Delivery, Option<Kept>) {
+    let number = incoming.delivery_tag;
+    let received = reading.read(
+        incoming.exchange.as_str(),
+        incoming.routing_key.as_str(),
+        &incoming.properties,
+        incoming.data,
+    );
+    let tag = DeliveryTag { generation, number };
+    let returns = received.returns.max(u32::from(incoming.redelivered));
+    let alone = received.notes.alone;
+    let suspect = kind == QueueKind::Durable && (alone.is_some() || received.returns >= SUSPICION);
+    let kept =
+        (kind == QueueKind::Durable && (suspect || received.returns + 1 >= SUSPICION)).then(|| {
+            Kept {
+                message: received.message.clone(),
+                alone: alone.unwrap_or(0),
+                suspect,
+            }
+        });
+    let delivery = Delivery::new(received.message, tag)
+        .with_redeliveries(returns)
+        .with_suspicion(suspect);
+    (delivery, kept)
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.settler.forget(open.session.generation);
+        }
+    }
+}

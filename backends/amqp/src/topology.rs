@@ -1,0 +1,347 @@
+//! Declaring, which only adds, and removing.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use event_core::{
+    Binding, Error, ErrorKind, ExchangeName, QueueKind, QueueName, QueueSpec, Removal, Result,
+    Topology,
+};
+use lapin::{
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
+    types::{AMQPValue, FieldTable},
+};
+use tokio::time::timeout;
+
+use crate::{capabilities::CAPABILITIES, error, link::Live, names};
+
+/// How long the server may take for one request about topology.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What was declared over a transport, to be declared again after a connection was lost.
+#[derive(Debug, Default)]
+pub(crate) struct Declared(Mutex<Topology>);
+
+impl Declared {
+    pub(crate) fn add(&self, topology: &Topology) {
+        let mut all = self.lock();
+        for exchange in &topology.exchanges {
+            if !all.exchanges.contains(exchange) {
+                all.exchanges.push(exchange.clone());
+            }
+        }
+        for spec in &topology.queues {
+            match all.queues.iter_mut().find(|known| known.name == spec.name) {
+                None => all.queues.push(spec.clone()),
+                Some(known) => {
+                    for binding in &spec.bindings {
+                        if !known.bindings.contains(binding) {
+                            known.bindings.push(binding.clone());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn forget(&self, removal: &Removal) {
+        let mut all = self.lock();
+        match removal {
+            Removal::Queue(name) => all.queues.retain(|spec| spec.name != *name),
+            Removal::Binding { queue, binding } => {
+                for spec in &mut all.queues {
+                    if spec.name == *queue {
+                        spec.bindings.retain(|known| known != binding);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Declares all of it on a new connection, before anything else is done with it.
+    pub(crate) async fn replay(&self, live: &Live) -> Result<()> {
+        let all = self.lock().clone();
+        if all.exchanges.is_empty() && all.queues.is_empty() {
+            return Ok(());
+        }
+        declare(live, &all).await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Topology> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A channel for a few requests. An error of one of them closes it.
+pub(crate) async fn channel(live: &Live) -> Result<Channel> {
+    answered("open a channel", live.connection.create_channel()).await
+}
+
+/// The answer to a request, if it comes in time.
+pub(crate) async fn answered<T>(
+    what: &str,
+    request: impl Future<Output = lapin::Result<T>>,
+) -> Result<T> {
+    match timeout(PATIENCE, request).await {
+        Ok(answer) => answer.map_err(|error| error::of(what, &error)),
+        Err(_) => Err(error::silent(what)),
+    }
+}
+
+/// Declares exchanges, queues and what is derived from them.
+pub(crate) async fn declare(live: &Live, topology: &Topology) -> Result<()> {
+    let exchanges: BTreeSet<_> = topology
+        .queues
+        .iter()
+        .filter(|spec| spec.kind == QueueKind::Durable)
+        .flat_map(|spec| spec.bindings.iter().map(|binding| &binding.exchange))
+        .chain(&topology.exchanges)
+        .collect();
+    for name in exchanges {
+        exchange(live, name).await?;
+    }
+    let on = channel(live).await?;
+    for spec in &topology.queues {
+        match spec.kind {
+            QueueKind::Durable => queue(&on, spec).await?,
+            QueueKind::Existing => exists(&on, &spec.name).await?,
+            // Made when it is consumed.
+            QueueKind::Ephemeral => {}
+            kind => {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!(
+                        "queue `{}` is of a kind that the backend `amqp` does not know: {kind:?}",
+                        spec.name
+                    ),
+                ));
+            }
+        }
+    }
+    close(&on).await;
+    Ok(())
+}
+
+/// Declares an exchange. Who may not declare it may use one that exists.
+pub(crate) async fn exchange(live: &Live, name: &ExchangeName) -> Result<()> {
+    let declare = async |passive: bool| {
+        let what = format!("declare exchange `{name}`");
+        let on = channel(live).await?;
+        let options = ExchangeDeclareOptions {
+            durable: true,
+            passive,
+            ..ExchangeDeclareOptions::default()
+        };
+        let request = on.exchange_declare(
+            name.as_str().into(),
+            ExchangeKind::Topic,
+            options,
+            FieldTable::default(),
+        );
+        match timeout(PATIENCE, request).await {
+            Err(_) => Err(error::silent(&what)),
+            Ok(Err(refused)) if !passive && error::is_access_refused(&refused) => {
+                Ok(Some(error::of(&what, &refused)))
+            }
+            Ok(Err(refused)) => Err(error::of(&what, &refused)),
+            Ok(Ok(())) => {
+                close(&on).await;
+                Ok(None)
+            }
+        }
+    };
+    match declare(false).await? {
+        None => Ok(()),
+        Some(refused) => match declare(true).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(refused),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+async fn queue(on: &Channel, spec: &QueueSpec) -> Result<()> {
+    let name = &spec.name;
+    // The bindings last: what comes in finds everything that its failures need.
+    quorum(on, &names::dead(name), FieldTable::default()).await?;
+    let back = forwarding(names::PROBATION_MILLIS, name);
+    quorum(on, &names::probation(name), back).await?;
+    let steps: BTreeSet<u64> = spec
+        .retry_waits
+        .iter()
+        .filter_map(|wait| names::step(*wait))
+        .collect();
+    for step in steps {
+        retry(on, name, step).await?;
+    }
+    let mut arguments = FieldTable::default();
+    if let Some(most) = spec.max_length {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(most));
+        refuse_overflow(&mut arguments);
+    }
+    quorum(on, name, arguments).await?;
+    for binding in &spec.bindings {
+        bind(on, name, binding).await?;
+    }
+    Ok(())
+}
+
+/// Where retries wait for this long before they go back into their queue.
+pub(crate) async fn retry(on: &Channel, queue: &str, step: u64) -> Result<()> {
+    quorum(on, &names::retry(queue, step), forwarding(step, queue)).await
+}
+
+/// The arguments of a queue whose messages go on to another one after a time. The broker's own dead-lettering
+/// is at most once unless it is told otherwise, and it is not told otherwise without `reject-publish`.
+fn forwarding(millis: u64, to: &str) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(millis));
+    // The default exchange, which takes it to the queue of that name and to no other.
+    text(&mut arguments, "x-dead-letter-exchange", "");
+    text(&mut arguments, "x-dead-letter-routing-key", to);
+    text(&mut arguments, "x-dead-letter-strategy", "at-least-once");
+    refuse_overflow(&mut arguments);
+    arguments
+}
+
+fn refuse_overflow(arguments: &mut FieldTable) {
+    text(arguments, "x-overflow", "reject-publish");
+}
+
+fn text(arguments: &mut FieldTable, name: &'static str, value: &str) {
+    arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+}
+
+async fn quorum(on: &Channel, name: &str, mut arguments: FieldTable) -> Result<()> {
+    text(&mut arguments, "x-queue-type", "quorum");
+    // Attempts are counted by the framework. Large and positive: newer versions drop at the 20th return
+    // without it, and older ones at the first with -1.
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(1_000_000));
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    let request = on.queue_declare(name.into(), options, arguments);
+    answered(&format!("declare queue `{name}`"), request).await?;
+    Ok(())
+}
+
+pub(crate) async fn bind(on: &Channel, queue: &str, binding: &Binding) -> Result<()> {
+    let request = on.queue_bind(
+        queue.into(),
+        binding.exchange.as_str().into(),
+        binding.pattern.as_str().into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    let what = format!(
+        "bind queue `{queue}` to exchange `{}` with `{}`",
+        binding.exchange, binding.pattern
+    );
+    answered(&what, request).await
+}
+
+/// How many messages a queue has ready. Closes the channel when there is no such queue.
+pub(crate) async fn ready(on: &Channel, name: &str) -> Result<u32> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let request = on.queue_declare(name.into(), options, FieldTable::default());
+    Ok(answered(&format!("use queue `{name}`"), request)
+        .await?
+        .message_count())
+}
+
+/// Makes sure that there is a queue.
+async fn exists(on: &Channel, name: &str) -> Result<()> {
+    ready(on, name).await.map(drop)
+}
+
+/// Whether there is a queue, on a channel of its own.
+pub(crate) async fn is_there(live: &Live, name: &str) -> Result<bool> {
+    let on = channel(live).await?;
+    match exists(&on, name).await {
+        Ok(()) => {
+            close(&on).await;
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        // Another connection has it for itself, so it is there.
+        Err(error) if error.kind() == ErrorKind::Refused => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) async fn remove(live: &Live, removal: &Removal) -> Result<()> {
+    match removal {
+        Removal::Binding { queue, binding } => unbind(live, queue, binding).await,
+        Removal::OtherBindings { queue, .. } => {
+            let of = format!("queue `{queue}`");
+            CAPABILITIES.require(event_core::Capability::Prune, "prune", &of)
+        }
+        Removal::Queue(queue) => delete(live, queue).await,
+        other => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("the backend `amqp` does not know how to remove {other:?}"),
+        )),
+    }
+}
+
+async fn unbind(live: &Live, queue: &QueueName, binding: &Binding) -> Result<()> {
+    let on = channel(live).await?;
+    let request = on.queue_unbind(
+        queue.as_str().into(),
+        binding.exchange.as_str().into(),
+        binding.pattern.as_str().into(),
+        FieldTable::default(),
+    );
+    let what = format!(
+        "unbind queue `{queue}` from exchange `{}` with `{}`",
+        binding.exchange, binding.pattern
+    );
+    match answered(&what, request).await {
+        // Neither the queue nor the exchange nor the binding has to be there.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => {
+            close(&on).await;
+            other
+        }
+    }
+}
+
+async fn delete(live: &Live, queue: &QueueName) -> Result<()> {
+    let on = channel(live).await?;
+    let retries = names::STEPS.map(|step| names::retry(queue, step));
+    // First what leads into others.
+    let derived = [
+        queue.to_string(),
+        names::probation(queue),
+        names::dead(queue),
+    ];
+    let all = derived[..1].iter().chain(&retries).chain(&derived[1..]);
+    let requests = all.map(|name| {
+        // What is not there counts as deleted.
+        let request = on.queue_delete(name.as_str().into(), QueueDeleteOptions::default());
+        async move { answered(&format!("delete queue `{name}`"), request).await }
+    });
+    // All at once: a channel answers in order.
+    for deleted in futures_util::future::join_all(requests).await {
+        deleted?;
+    }
+    close(&on).await;
+    Ok(())
+}
+
+/// Ends a channel that is not needed any more.
+pub(crate) async fn close(on: &Channel) {
+    // A channel that is closed already is as good.
+    let _ = timeout(PATIENCE, on.close(200, "done".into())).await;
+}

@@ -1,0 +1,293 @@
+//! The deliveries of one channel that were not settled, and how they are acknowledged.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use event_core::Message;
+use futures_util::FutureExt;
+use lapin::{
+    Channel,
+    options::{BasicAckOptions, BasicNackOptions},
+};
+use tokio::time::Instant;
+
+/// A channel that deliveries come on, and those that were not settled.
+///
+/// Acknowledgements are written without waiting for the connection: one for everything up to the lowest
+/// unfinished delivery, and single ones after a while for those behind it. What is computed is written under the
+/// same lock, because acknowledging twice closes the channel.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) generation: u64,
+    pub(crate) channel: Channel,
+    window: Mutex<Window>,
+}
+
+#[derive(Debug, Default)]
+struct Window {
+    /// The tag of the first entry; the first tag of a channel is 1.
+    first: u64,
+    entries: VecDeque<Entry>,
+    /// What may have to be copied although no handler failed.
+    kept: HashMap<u64, Kept>,
+    /// How many are finished behind one that is not, and were not acknowledged yet.
+    stragglers: usize,
+    settled: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Held,
+    /// A copy of it is being stored.
+    Moving,
+    /// Finished, to be acknowledged.
+    Finished,
+    /// The server was told.
+    Done,
+}
+
+/// A delivery that came back often enough to be looked after.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) message: Message,
+    /// How often it was recorded as running alone.
+    pub(crate) alone: u32,
+    pub(crate) suspect: bool,
+}
+
+impl Session {
+    pub(crate) fn new(generation: u64, channel: Channel) -> Self {
+        let window = Window {
+            first: 1,
+            ..Window::default()
+        };
+        Self {
+            generation,
+            channel,
+            window: Mutex::new(window),
+        }
+    }
+
+    /// Takes note of deliveries, in the order of their tags.
+    pub(crate) fn hold(&self, deliveries: impl Iterator<Item = (u64, Option<Kept>)>) {
+        let since = Instant::now();
+        let mut window = self.lock();
+        for (tag, kept) in deliveries {
+            // Without gaps, but for what nobody holds: then these are finished.
+            while window.next() < tag {
+                window.push(State::Done, since);
+            }
+            window.push(State::Held, since);
+            if let Some(kept) = kept {
+                window.kept.insert(tag, kept);
+            }
+        }
+    }
+
+    /// Finishes a delivery that is held, to be acknowledged by [`flush`](Self::flush). Answers whether it was.
+    pub(crate) fn finish(&self, tag: u64) -> bool {
+        self.change(tag, State::Held, State::Finished)
+    }
+
+    /// Begins to move a delivery elsewhere.
+    pub(crate) fn begin_to_move(&self, tag: u64) -> bool {
+        self.change(tag, State::Held, State::Moving)
+    }
+
+    /// It was moved: finishes it.
+    pub(crate) fn moved(&self, tag: u64) -> bool {
+        self.change(tag, State::Moving, State::Finished)
+    }
+
+    /// It could not be moved, and is held again.
+    pub(crate) fn not_moved(&self, tag: u64) {
+        self.change(tag, State::Moving, State::Held);
+    }
+
+    fn change(&self, tag: u64, from: State, to: State) -> bool {
+        self.lock().change(tag, from, to)
+    }
+
+    /// Gives a delivery back to the queue. Answers whether it was held.
+    pub(crate) fn release(&self, tag: u64) -> bool {
+        let mut window = self.lock();
+        if !window.change(tag, State::Held, State::Done) {
+            return false;
+        }
+        let options = BasicNackOptions {
+            requeue: true,
+            ..BasicNackOptions::default()
+        };
+        // Written when it was polled; what is not written in the end comes back by itself.
+        let _ = self.channel.basic_nack(tag, options).now_or_never();
+        window.trim();
+        true
+    }
+
+    /// What is kept of a delivery.
+    pub(crate) fn kept(&self, tag: u64) -> Option<Kept> {
+        self.lock().kept.get(&tag).cloned()
+    }
+
+    /// Acknowledges what is finished up to the lowest that is not. Answers whether others are left behind it.
+    pub(crate) fn flush(&self) -> bool {
+        let mut window = self.lock();
+        if let Some(tag) = window.trim() {
+            let options = BasicAckOptions { multiple: true };
+            let _ = self.channel.basic_ack(tag, options).now_or_never();
+        }
+        window.stragglers > 0
+    }
+
+    /// Acknowledges all that is finished.
+    pub(crate) fn flush_stragglers(&self) {
+        self.flush();
+        let mut window = self.lock();
+        if window.stragglers == 0 {
+            return;
+        }
+        let first = window.first;
+        for (tag, entry) in (first..).zip(&mut window.entries) {
+            if entry.state == State::Finished {
+                entry.state = State::Done;
+                let single = BasicAckOptions::default();
+                let _ = self.channel.basic_ack(tag, single).now_or_never();
+            }
+        }
+        window.stragglers = 0;
+    }
+
+    /// Whether everything was settled.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().entries.is_empty()
+    }
+
+    /// Since when the oldest is held.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.lock().entries.front().map(|entry| entry.since)
+    }
+
+    /// How many were settled.
+    pub(crate) fn settled(&self) -> u64 {
+        self.lock().settled
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Window {
+    fn next(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    fn push(&mut self, state: State, since: Instant) {
+        self.entries.push_back(Entry { state, since });
+    }
+
+    fn change(&mut self, tag: u64, from: State, to: State) -> bool {
+        let at = tag
+            .checked_sub(self.first)
+            .and_then(|at| usize::try_from(at).ok());
+        let Some(entry) = at.and_then(|at| self.entries.get_mut(at)) else {
+            return false;
+        };
+        if entry.state != from {
+            return false;
+        }
+        entry.state = to;
+        if matches!(to, State::Finished | State::Done) {
+            self.settled += 1;
+            self.stragglers += usize::from(to == State::Finished);
+            if !self.kept.is_empty() {
+                self.kept.remove(&tag);
+            }
+        }
+        true
+    }
+
+    /// Forgets what is finished at the front. Answers the last tag of it that is to be acknowledged.
+    fn trim(&mut self) -> Option<u64> {
+        let mut acknowledge = None;
+        while let Some(entry) = self.entries.front() {
+            match entry.state {
+                State::Held | State::Moving => break,
+                State::Finished => {
+                    acknowledge = Some(self.first);
+                    self.stragglers -= 1;
+                }
+                State::Done => {}
+            }
+            self.entries.pop_front();
+            self.first += 1;
+        }
+        acknowledge
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(held: u64) -> Window {
+        let mut window = Window {
+            first: 1,
+            ..Window::default()
+        };
+        for _ in 0..held {
+            window.push(State::Held, Instant::now());
+        }
+        window
+    }
+
+    #[test]
+    fn up_to_the_lowest_unfinished_is_acknowledged_at_once() {
+        let mut window = window(5);
+        for tag in [2, 3, 5] {
+            assert!(window.change(tag, State::Held, State::Finished));
+        }
+        assert_eq!((window.trim(), window.stragglers), (None, 3));
+        assert!(window.change(1, State::Held, State::Finished));
+        assert_eq!((window.trim(), window.stragglers), (Some(3), 1));
+        assert!(window.change(4, State::Held, State::Done));
+        assert_eq!((window.trim(), window.stragglers), (Some(5), 0));
+        assert!(window.entries.is_empty());
+    }
+
+    #[test]
+    fn a_tag_that_the_server_knows_to_be_done_is_not_acknowledged_again() {
+        let mut window = window(3);
+        window.change(1, State::Held, State::Finished);
+        window.change(2, State::Held, State::Done);
+        // 2 was given back: an acknowledgement up to it would close the channel.
+        assert_eq!(window.trim(), Some(1));
+    }
+
+    #[test]
+    fn a_tag_is_settled_once() {
+        let mut window = window(2);
+        assert!(window.change(2, State::Held, State::Finished));
+        assert!(!window.change(2, State::Held, State::Finished));
+        assert!(window.change(1, State::Held, State::Moving));
+        assert!(!window.change(1, State::Held, State::Finished));
+        assert!(!window.change(3, State::Held, State::Finished));
+        assert!(!window.change(0, State::Held, State::Finished));
+        assert_eq!(window.trim(), None);
+        assert!(window.change(1, State::Moving, State::Finished));
+        assert_eq!(window.trim(), Some(2));
+        assert!(!window.change(1, State::Held, State::Finished));
+    }
+}
