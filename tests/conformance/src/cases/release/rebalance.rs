@@ -51,7 +51,10 @@ async fn a_process_that_joins_uses_no_attempts(cx: Context) -> CaseResult {
     Ok(())
 }
 
-/// Takes the first batch away again, as a rebalance does: it says so when the case wants it, and does it when the
+/// How many orders are taken away.
+const ORDERS: usize = 5;
+
+/// Takes the first orders away again, as a rebalance does: it says so when the case wants it, and does it when the
 /// framework comes back, which it also tells.
 #[derive(Debug)]
 struct Rebalancing {
@@ -63,7 +66,7 @@ struct Rebalancing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Reading,
-    /// The batch was given.
+    /// They were given.
     Given,
     /// The case wants it to be taken away.
     Wanted,
@@ -99,7 +102,10 @@ impl Intercept for Rebalancing {
                 if let Arrival::Batch(batch) = &arrival {
                     let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
                     taken.extend(batch.iter().map(Delivery::tag));
-                    self.stage.send_replace(Stage::Given);
+                    // They may come one by one.
+                    if taken.len() == ORDERS {
+                        self.stage.send_replace(Stage::Given);
+                    }
                 }
                 Ok(arrival)
             }
@@ -112,12 +118,13 @@ impl Intercept for Rebalancing {
                 Ok(Arrival::Revoking { generation, until })
             }
             Stage::Revoking => {
-                self.stage.send_replace(Stage::Revoked);
                 // What is not settled goes to others, and its tags are stale.
                 let rest = self.tags().into_iter().map(Settlement::Release);
                 for result in settle.settle(rest.collect()).await {
                     result?;
                 }
+                // Not before: what had begun could be settled first.
+                self.stage.send_replace(Stage::Revoked);
                 let generation = self.generation();
                 Ok(Arrival::Revoked { generation })
             }
@@ -149,6 +156,11 @@ async fn losing_process(
     let queue = cx.queue("billing_order", &held).concurrency(1);
     let running = cx.start(&bus, queue).await?;
     held.sees(1).await?;
+    cx.within(
+        "all orders to be given",
+        stage.subscribe().wait_for(|stage| *stage == Stage::Given),
+    )
+    .await??;
     stage.send_replace(Stage::Wanted);
     Ok((running, held, stage))
 }
