@@ -1,17 +1,23 @@
 //! The dead letters of one queue. AMQP cannot look into a queue: what is to be seen is taken out, and goes back when
 //! the channel is closed.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use event_core::{DeadLetter, DeadLetterId, DeadLetters, Message, Result, Selection};
 use futures_util::StreamExt;
 use lapin::{
     Channel, Consumer,
-    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueuePurgeOptions},
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions,
+        BasicQosOptions, QueuePurgeOptions,
+    },
     types::FieldTable,
 };
-use tokio::{sync::Mutex, time::timeout};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     error, names,
@@ -33,11 +39,17 @@ pub(crate) struct Letters {
     turn: Mutex<()>,
 }
 
+/// How long a look waits for what another one is just putting back.
+const RETURNING: Duration = Duration::from_millis(100);
+
 /// A look at the queue: what it had ready, in order.
 struct Look {
     channel: Channel,
     consumer: Consumer,
-    left: u32,
+    /// How many were ready, and how many came.
+    ready: u32,
+    came: u32,
+    done: u32,
     reading: Reading,
 }
 
@@ -71,7 +83,7 @@ impl Letters {
         let what = self.what();
         let live = self.shared.consuming(&what).await?;
         let channel = topology::channel(&live).await?;
-        let left = topology::ready(&channel, &self.dead).await?;
+        let ready = topology::ready(&channel, &self.dead).await?;
         let prefetch = u16::try_from(most).unwrap_or(0);
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
         answered(&what, qos).await?;
@@ -84,7 +96,9 @@ impl Letters {
         Ok(Look {
             consumer: answered(&what, consume).await?,
             channel,
-            left,
+            ready,
+            came: 0,
+            done: 0,
             reading: Reading::default(),
         })
     }
@@ -92,17 +106,22 @@ impl Letters {
 
 impl Look {
     async fn next(&mut self, what: &str) -> Result<Option<Found>> {
-        if self.left == 0 {
-            return Ok(None);
-        }
-        let next = timeout(PATIENCE, self.consumer.next()).await;
+        // What is put back just now is not among those that are ready.
+        let patience = if self.came < self.ready {
+            PATIENCE
+        } else {
+            RETURNING
+        };
+        let next = timeout(patience, self.consumer.next()).await;
         let incoming = match next {
             Ok(Some(Ok(incoming))) => incoming,
             Ok(Some(Err(error))) => return Err(error::of(what, &error)),
             Ok(None) => return Err(error::lost(what)),
+            Err(_) if self.came >= self.ready => return Ok(None),
             Err(_) => return Err(error::silent(what)),
         };
-        self.left -= 1;
+        self.came += 1;
+
         let tag = incoming.delivery_tag;
         let received = self.reading.read(
             incoming.exchange.as_str(),
@@ -121,14 +140,34 @@ impl Look {
         }))
     }
 
-    async fn done(&self, tag: u64, what: &str) -> Result<()> {
+    async fn done(&mut self, tag: u64, what: &str) -> Result<()> {
+        self.done += 1;
         let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
         answered(what, ack).await
     }
 
-    /// Gives back what was not done.
-    async fn end(self) {
+    /// Gives back what was not done, and waits until the queue has it, so that the next look sees it.
+    async fn end(self, dead: &str) -> Result<()> {
+        let what = format!("put back what was read of queue `{dead}`");
+        let cancel = self
+            .channel
+            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        answered(&what, cancel).await?;
+        let left = self.came - self.done;
+        if left > 0 {
+            let options = BasicNackOptions {
+                multiple: true,
+                requeue: true,
+            };
+            // Everything that was not acknowledged, also what had not been looked at.
+            answered(&what, self.channel.basic_nack(0, options)).await?;
+            let until = Instant::now() + Duration::from_secs(1);
+            while topology::ready(&self.channel, dead).await? < left && Instant::now() < until {
+                sleep(Duration::from_millis(2)).await;
+            }
+        }
         topology::close(&self.channel).await;
+        Ok(())
     }
 }
 
@@ -142,23 +181,20 @@ impl DeadLetters for Letters {
         let what = self.what();
         // Behind one of them, all may have to be taken out.
         let mut look = self.look(if after.is_none() { limit } else { 0 }).await?;
-        let mut listed = Vec::new();
-        let mut later = Vec::new();
-        let mut met = after.is_none();
-        while listed.len() < limit
-            && let Some(found) = look.next(&what).await?
-        {
-            if met {
-                listed.push(DeadLetter::new(found.id, found.message));
-            } else if Some(&found.id) == after {
-                met = true;
-            } else if Some(&found.id) > after && later.len() < limit {
-                // If that one is gone, these are behind the place where it was.
-                later.push(DeadLetter::new(found.id, found.message));
+        let mut listed: BTreeMap<DeadLetterId, DeadLetter> = BTreeMap::new();
+        while let Some(found) = look.next(&what).await? {
+            // Their ids begin with the time; what is put back need not come back in order.
+            if after.is_none_or(|after| found.id > *after) {
+                listed.insert(found.id.clone(), DeadLetter::new(found.id, found.message));
+            }
+            if listed.len() > limit {
+                listed.pop_last();
+            } else if listed.len() == limit && after.is_none() {
+                break;
             }
         }
-        look.end().await;
-        Ok(if met { listed } else { later })
+        look.end(&self.dead).await?;
+        Ok(listed.into_values().collect())
     }
 
     async fn replay(&self, selection: &Selection) -> Result<u64> {
@@ -200,11 +236,12 @@ impl DeadLetters for Letters {
                 }
             }
             if let Some(error) = failed {
-                look.end().await;
+                // The error is what matters.
+                let _ = look.end(&self.dead).await;
                 return Err(error);
             }
         }
-        look.end().await;
+        look.end(&self.dead).await?;
         Ok(count)
     }
 
@@ -230,7 +267,7 @@ impl DeadLetters for Letters {
                 count += 1;
             }
         }
-        look.end().await;
+        look.end(&self.dead).await?;
         Ok(count)
     }
 }

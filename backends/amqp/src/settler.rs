@@ -363,8 +363,9 @@ impl Settle for Settler {
                 continue;
             };
             match session.kept(tag.number) {
-                // Once more, and it would be suspected of something.
-                Some(kept) if !kept.suspect => {
+                // Once more, and it would be suspected of something. But a copy goes to the end of the queue, which
+                // others of its partition key must not get ahead of.
+                Some(kept) if !kept.suspect && !session.has_neighbours(tag.number) => {
                     if session.begin_to_move(tag.number) {
                         let queue = self.spec.name.to_string();
                         let copy = Outbound::copy(kept.message, queue, Notes::default());
@@ -377,6 +378,9 @@ impl Settle for Settler {
                     }
                 }
             }
+        }
+        if let Some(session) = &touched {
+            session.flush();
         }
         for (at, session, tag, settlement) in copies {
             match self.copy(settlement).await {

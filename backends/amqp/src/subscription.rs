@@ -1,11 +1,16 @@
 //! Consuming a queue: the reader, and what it does when a channel or a connection is lost.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use event_core::{
-    Arrival, Deliveries, Delivery, DeliveryTag, ErrorKind, QueueKind, QueueSpec, Result,
-    Subscription,
+    Arrival, Deliveries, Delivery, DeliveryTag, ErrorKind, QueueKind, QueueSpec, Result, Settle,
+    Settlement, Subscription,
 };
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -23,7 +28,7 @@ use crate::{
     settler::Settler,
     shared::Shared,
     topology::{self, answered},
-    window::{Kept, Session},
+    window::{Hold, Kept, Session},
     wire::Reading,
 };
 
@@ -148,8 +153,8 @@ impl Reader {
         let mut held = Vec::new();
         let mut next = Some(first);
         while let Some(incoming) = next.take() {
-            let (delivery, kept) = read(&mut self.reading, self.spec.kind, generation, incoming);
-            held.push((delivery.tag().number, kept));
+            let (delivery, hold) = read(&mut self.reading, self.spec.kind, generation, incoming);
+            held.push(hold);
             batch.push(delivery);
             if batch.len() < max {
                 // An error or an end that comes instead is met again by the next read: the channel is closed.
@@ -159,7 +164,7 @@ impl Reader {
                 };
             }
         }
-        open.session.hold(held.into_iter());
+        open.session.hold(held);
         batch
     }
 
@@ -315,13 +320,18 @@ impl Reader {
         if answered("end a consumer", cancel).await.is_err() {
             return;
         }
-        let mut last = Vec::new();
+        let (mut held, mut back) = (Vec::new(), Vec::new());
         while let Some(Some(Ok(incoming))) = open.consumer.next().now_or_never() {
-            last.push(incoming.delivery_tag);
+            let generation = open.session.generation;
+            let (delivery, hold) = read(&mut self.reading, self.spec.kind, generation, incoming);
+            held.push(hold);
+            back.push(Settlement::Release(delivery.tag()));
         }
-        open.session.hold(last.iter().map(|tag| (*tag, None)));
-        for tag in last {
-            open.session.release(tag);
+        open.session.hold(held);
+        for result in self.settler.settle(back).await {
+            if let Err(error) = result {
+                tracing::warn!(target: "switchboard", queue = %self.spec.name, %error, "cannot give a delivery back");
+            }
         }
     }
 
@@ -374,7 +384,7 @@ fn read(
     kind: QueueKind,
     generation: u64,
     incoming: Incoming,
-) -> (Delivery, Option<Kept>) {
+) -> (Delivery, Hold) {
     let number = incoming.delivery_tag;
     let received = reading.read(
         incoming.exchange.as_str(),
@@ -394,10 +404,22 @@ fn read(
                 suspect,
             }
         });
+    let hold = Hold {
+        tag: number,
+        key: received.message.partition_key().map(hash),
+        kept,
+    };
     let delivery = Delivery::new(received.message, tag)
         .with_redeliveries(returns)
         .with_suspicion(suspect);
-    (delivery, kept)
+    (delivery, hold)
+}
+
+/// Two keys that meet here only wait for each other.
+fn hash(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Drop for Reader {

@@ -1,7 +1,7 @@
 //! The deliveries of one channel that were not settled, and how they are acknowledged.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -32,6 +32,8 @@ struct Window {
     entries: VecDeque<Entry>,
     /// What may have to be copied although no handler failed.
     kept: HashMap<u64, Kept>,
+    /// To be given back, when nothing before it with its partition key is held any more.
+    releasing: BTreeSet<u64>,
     /// How many are finished behind one that is not, and were not acknowledged yet.
     stragglers: usize,
     settled: u64,
@@ -41,6 +43,8 @@ struct Window {
 struct Entry {
     state: State,
     since: Instant,
+    /// Stands for the partition key.
+    key: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,10 +52,21 @@ enum State {
     Held,
     /// A copy of it is being stored.
     Moving,
+    /// To be given back.
+    Releasing,
     /// Finished, to be acknowledged.
     Finished,
     /// The server was told.
     Done,
+}
+
+/// What a session has to know of a delivery.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) tag: u64,
+    /// Stands for the partition key.
+    pub(crate) key: Option<u64>,
+    pub(crate) kept: Option<Kept>,
 }
 
 /// A delivery that came back often enough to be looked after.
@@ -77,15 +92,15 @@ impl Session {
     }
 
     /// Takes note of deliveries, in the order of their tags.
-    pub(crate) fn hold(&self, deliveries: impl Iterator<Item = (u64, Option<Kept>)>) {
+    pub(crate) fn hold(&self, deliveries: impl IntoIterator<Item = Hold>) {
         let since = Instant::now();
         let mut window = self.lock();
-        for (tag, kept) in deliveries {
-            // Without gaps, but for what nobody holds: then these are finished.
+        for Hold { tag, key, kept } in deliveries {
+            // Tags have no gaps; one that did would be as good as settled.
             while window.next() < tag {
-                window.push(State::Done, since);
+                window.push(State::Done, since, None);
             }
-            window.push(State::Held, since);
+            window.push(State::Held, since, key);
             if let Some(kept) = kept {
                 window.kept.insert(tag, kept);
             }
@@ -116,20 +131,29 @@ impl Session {
         self.lock().change(tag, from, to)
     }
 
-    /// Gives a delivery back to the queue. Answers whether it was held.
+    /// Gives a delivery back to the queue with the next [`flush`](Self::flush), or as soon as nothing before it
+    /// with its partition key is held: the queue keeps the order in which it gets them back. Answers whether it was
+    /// held.
     pub(crate) fn release(&self, tag: u64) -> bool {
         let mut window = self.lock();
-        if !window.change(tag, State::Held, State::Done) {
-            return false;
+        let held = window.change(tag, State::Held, State::Releasing);
+        if held {
+            window.releasing.insert(tag);
         }
-        let options = BasicNackOptions {
-            requeue: true,
-            ..BasicNackOptions::default()
+        held
+    }
+
+    /// Whether another delivery with the partition key of this one is held.
+    pub(crate) fn has_neighbours(&self, tag: u64) -> bool {
+        let window = self.lock();
+        let Some(key) = window.at(tag).and_then(|at| window.entries[at].key) else {
+            return false;
         };
-        // Written when it was polled; what is not written in the end comes back by itself.
-        let _ = self.channel.basic_nack(tag, options).now_or_never();
-        window.trim();
-        true
+        let same = window
+            .entries
+            .iter()
+            .filter(|entry| entry.key == Some(key) && entry.state != State::Done);
+        same.count() > 1
     }
 
     /// What is kept of a delivery.
@@ -140,6 +164,14 @@ impl Session {
     /// Acknowledges what is finished up to the lowest that is not. Answers whether others are left behind it.
     pub(crate) fn flush(&self) -> bool {
         let mut window = self.lock();
+        for tag in window.ready_to_release() {
+            let options = BasicNackOptions {
+                requeue: true,
+                ..BasicNackOptions::default()
+            };
+            // Written when it was polled; what is not written in the end comes back by itself.
+            let _ = self.channel.basic_nack(tag, options).now_or_never();
+        }
         if let Some(tag) = window.trim() {
             let options = BasicAckOptions { multiple: true };
             let _ = self.channel.basic_ack(tag, options).now_or_never();
@@ -194,17 +226,42 @@ impl Window {
         self.first + self.entries.len() as u64
     }
 
-    fn push(&mut self, state: State, since: Instant) {
-        self.entries.push_back(Entry { state, since });
+    fn push(&mut self, state: State, since: Instant, key: Option<u64>) {
+        self.entries.push_back(Entry { state, since, key });
+    }
+
+    fn at(&self, tag: u64) -> Option<usize> {
+        let at = usize::try_from(tag.checked_sub(self.first)?).ok()?;
+        (at < self.entries.len()).then_some(at)
+    }
+
+    /// What can be given back now, in ascending order. It counts as done.
+    fn ready_to_release(&mut self) -> Vec<u64> {
+        let mut ready = Vec::new();
+        for tag in std::mem::take(&mut self.releasing) {
+            let Some(at) = self.at(tag) else {
+                continue;
+            };
+            let key = self.entries[at].key;
+            let waits = key.is_some()
+                && self.entries.range(..at).any(|before| {
+                    before.key == key
+                        && matches!(before.state, State::Held | State::Moving | State::Releasing)
+                });
+            if waits {
+                self.releasing.insert(tag);
+            } else if self.change(tag, State::Releasing, State::Done) {
+                ready.push(tag);
+            }
+        }
+        ready
     }
 
     fn change(&mut self, tag: u64, from: State, to: State) -> bool {
-        let at = tag
-            .checked_sub(self.first)
-            .and_then(|at| usize::try_from(at).ok());
-        let Some(entry) = at.and_then(|at| self.entries.get_mut(at)) else {
+        let Some(at) = self.at(tag) else {
             return false;
         };
+        let entry = &mut self.entries[at];
         if entry.state != from {
             return false;
         }
@@ -224,7 +281,7 @@ impl Window {
         let mut acknowledge = None;
         while let Some(entry) = self.entries.front() {
             match entry.state {
-                State::Held | State::Moving => break,
+                State::Held | State::Moving | State::Releasing => break,
                 State::Finished => {
                     acknowledge = Some(self.first);
                     self.stragglers -= 1;
@@ -248,7 +305,7 @@ mod tests {
             ..Window::default()
         };
         for _ in 0..held {
-            window.push(State::Held, Instant::now());
+            window.push(State::Held, Instant::now(), None);
         }
         window
     }
@@ -274,6 +331,26 @@ mod tests {
         window.change(2, State::Held, State::Done);
         // 2 was given back: an acknowledgement up to it would close the channel.
         assert_eq!(window.trim(), Some(1));
+    }
+
+    #[test]
+    fn what_is_given_back_waits_for_what_is_before_it() {
+        let mut window = window(0);
+        for key in [Some(1), Some(2), Some(1), None, Some(1)] {
+            window.push(State::Held, Instant::now(), key);
+        }
+        let release = |window: &mut Window, tags: &[u64]| {
+            for tag in tags {
+                assert!(window.change(*tag, State::Held, State::Releasing));
+                window.releasing.insert(*tag);
+            }
+            window.ready_to_release()
+        };
+        assert_eq!(release(&mut window, &[5, 3, 4, 2]), [2, 4]);
+        assert!(window.ready_to_release().is_empty());
+        assert_eq!(release(&mut window, &[1]), [1, 3, 5]);
+        window.trim();
+        assert!(window.entries.is_empty());
     }
 
     #[test]

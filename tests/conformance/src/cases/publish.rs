@@ -25,7 +25,7 @@ cases!(Publish:
     mandatory_without_a_queue_is_unroutable [Mandatory],
     mandatory_with_a_queue_is_stored [Mandatory],
     mandatory_concerns_its_own_message_only [Mandatory],
-    an_event_without_a_queue_is_counted [QueueCount],
+    an_event_without_a_queue_is_counted [Mandatory],
     each_message_of_a_batch_has_its_own_result,
     a_batch_keeps_the_order_of_each_partition_key,
     publishing_ends_by_its_deadline,
@@ -275,7 +275,13 @@ async fn a_message_that_is_too_large_is_refused(cx: Context) -> CaseResult {
         .collect();
     ensure_eq!(kinds, [None, Some(ErrorKind::TooLarge), None], "errors");
     order(7).publish(cx.bus()).await?;
-    ensure_eq!(consumer.rest().await?.len(), 3, "deliveries");
+    // A broker that ends the connection over it may get the others again, with their ids.
+    let deliveries = consumer.rest().await?;
+    let ids: BTreeSet<_> = deliveries
+        .iter()
+        .map(|delivery| delivery.message().id().to_string())
+        .collect();
+    ensure_eq!(ids.len(), 3, "messages");
     Ok(())
 }
 

@@ -61,7 +61,8 @@ async fn waits_are_exact(cx: Context) -> CaseResult {
 }
 
 async fn waits_keep_their_own_order(cx: Context) -> CaseResult {
-    let delays = [3, 2, 1].map(Duration::from_secs);
+    // So far apart that they are different steps of any ladder.
+    let delays = [2_000, 1_000, 500].map(Duration::from_millis);
     let spec = with_waits(&cx, &delays)?;
     cx.declare(&[&spec]).await?;
     let mut consumer = cx.consume(cx.bus(), &spec).await?;

@@ -6,8 +6,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use event_core::{Arrival, Deliveries, Delivery, DeliveryTag, Result, Running, Settle, Settlement};
+use event_core::{
+    Arrival, Deliveries, Delivery, DeliveryTag, QueueSpec, Result, Running, Settle, Settlement,
+    Subscription, Transport,
+};
 use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Act, CaseResult, Context, Desk, Intercept, Intercepted, Seen, case::cases, ensure, ensure_eq,
@@ -61,6 +65,10 @@ struct Rebalancing {
     grace: Duration,
     stage: watch::Sender<Stage>,
     taken: Mutex<Vec<DeliveryTag>>,
+    /// Ends reading from the broker when the batch is taken away: a broker that pushes would otherwise give this
+    /// process again what it gives back.
+    leaves: bool,
+    stop: Mutex<Option<CancellationToken>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +90,24 @@ impl Rebalancing {
         taken.clone()
     }
 
+    async fn leave(&self, inner: &mut dyn Deliveries, settle: &dyn Settle) -> Result<()> {
+        if let Some(stop) = &*self.stop.lock().unwrap_or_else(PoisonError::into_inner) {
+            stop.cancel();
+        }
+        loop {
+            match inner.next(1).await? {
+                Arrival::Batch(batch) => {
+                    let back = batch.iter().map(|late| Settlement::Release(late.tag()));
+                    for result in settle.settle(back.collect()).await {
+                        result?;
+                    }
+                }
+                Arrival::Ended => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
     fn generation(&self) -> u64 {
         self.tags().first().map_or(0, |tag| tag.generation)
     }
@@ -89,6 +115,14 @@ impl Rebalancing {
 
 #[async_trait]
 impl Intercept for Rebalancing {
+    async fn consume(&self, inner: &dyn Transport, queue: &QueueSpec) -> Result<Subscription> {
+        let subscription = inner.consume(queue).await?;
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        *stop = Some(subscription.stop.clone());
+        drop(stop);
+        Ok(subscription)
+    }
+
     async fn next(
         &self,
         inner: &mut dyn Deliveries,
@@ -113,6 +147,9 @@ impl Intercept for Rebalancing {
                 // The sender is here.
                 let mut stage = self.stage.subscribe();
                 let _ = stage.wait_for(|stage| *stage == Stage::Wanted).await;
+                if self.leaves {
+                    self.leave(inner, settle).await?;
+                }
                 self.stage.send_replace(Stage::Revoking);
                 let (generation, until) = (self.generation(), Instant::now() + self.grace);
                 Ok(Arrival::Revoking { generation, until })
@@ -137,6 +174,7 @@ impl Intercept for Rebalancing {
 async fn losing_process(
     cx: &Context,
     grace: Duration,
+    leaves: bool,
 ) -> CaseResult<(Running, Desk, watch::Sender<Stage>)> {
     let spec = cx.spec("billing_order", &["order.*.submit"])?;
     cx.declare(&[&spec]).await?;
@@ -148,6 +186,8 @@ async fn losing_process(
         grace,
         stage: stage.clone(),
         taken: Mutex::default(),
+        leaves,
+        stop: Mutex::default(),
     };
     let bus = cx
         .process_over(|transport| Intercepted::around(transport, rebalancing))
@@ -166,7 +206,7 @@ async fn losing_process(
 }
 
 async fn a_rebalance_gives_back_what_has_not_begun(cx: Context) -> CaseResult {
-    let (running, held, stage) = losing_process(&cx, Duration::from_secs(3_600)).await?;
+    let (running, held, stage) = losing_process(&cx, Duration::from_secs(3_600), true).await?;
     let desk = cx.desk();
     let _other = cx
         .start(&cx.process().await?, cx.queue("billing_order", &desk))
@@ -193,7 +233,7 @@ async fn a_rebalance_gives_back_what_has_not_begun(cx: Context) -> CaseResult {
 async fn a_rebalance_waits_for_what_has_begun_as_long_as_it_may(cx: Context) -> CaseResult {
     let grace = Duration::from_secs(2);
     let begun = Instant::now();
-    let (running, held, stage) = losing_process(&cx, grace).await?;
+    let (running, held, stage) = losing_process(&cx, grace, false).await?;
     cx.within(
         "the framework to come back",
         stage.subscribe().wait_for(|stage| *stage == Stage::Revoked),
