@@ -39,7 +39,12 @@ struct Inner {
 }
 
 impl Context {
-    pub(crate) async fn open(setup: &Setup, prefix: &str) -> CaseResult<Self> {
+    /// Opens one for a test that is not a case of the suite. The prefix, such as `fault-3.`, is put before all names
+    /// on the broker; nothing else there may begin with it.
+    ///
+    /// # Errors
+    /// The broker cannot be reached.
+    pub async fn open(setup: &Setup, prefix: &str) -> CaseResult<Self> {
         let fixture = setup.open(prefix);
         let scope = Scope::new(prefix);
         let bus = connect(setup, &*fixture, &scope).await?;
@@ -316,8 +321,11 @@ impl Context {
         self.0.fixture.outage(on).await.map_err(not_tried)
     }
 
-    /// Removes every queue that the case declared.
-    pub(crate) async fn clean_up(&self) -> CaseResult {
+    /// Removes every queue that was declared. The suite does it after each case.
+    ///
+    /// # Errors
+    /// The broker cannot be reached, or does not remove them.
+    pub async fn clean_up(&self) -> CaseResult {
         // A case that ended in an outage must not leave the broker in it. Not every fixture can.
         let _ = self.0.fixture.outage(false).await;
         if !self.can(Capability::DeleteQueue) {

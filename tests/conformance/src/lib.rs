@@ -63,6 +63,7 @@
 //!   against the transports in [`broken`], and `tests/broken.txt` says which cases fail on which of them.
 
 pub mod broken;
+mod broker;
 mod case;
 mod cases;
 mod consumer;
@@ -82,6 +83,7 @@ mod scorecard;
 mod setup;
 pub mod shop;
 
+pub use broker::Broker;
 pub use case::{Case, Point};
 pub use cases::all_cases;
 pub use consumer::Consumer;
