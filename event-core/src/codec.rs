@@ -123,7 +123,7 @@ pub struct Raw;
 /// `#[event(codec = Raw)]` implements it for a struct with a single field that has it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not its own payload",
-    note = "use a struct with one field of type `Bytes`, `Vec<u8>` or `String`, or implement `RawPayload`"
+    note = "write `codec = Raw`, without a path, on a struct with one field of type `Bytes`, `Vec<u8>` or `String`, or implement `RawPayload`"
 )]
 pub trait RawPayload: Sized {
     /// The payload; shared where that is possible.

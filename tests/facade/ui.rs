@@ -1,4 +1,4 @@
-//! What the compiler says about mistakes in `#[derive(Event)]`, and that their passing twins pass.
+//! What the compiler says about mistakes in `#[derive(Event)]` and in handlers, and that their passing twins pass.
 //!
 //! `tests/ui/<rule>/` holds files with mistakes, each beside what the compiler says, and `<rule>_ok.rs`.
 //! After a change of a message: `TRYBUILD=overwrite cargo test --test facade ui --all-features`, and read

@@ -14,6 +14,11 @@ struct TwoFields {
 #[event(exchange = "order", key = "order.v1.count", codec = Raw)]
 struct NotBytes(u64);
 
+/// With a path, the struct says itself how it is read.
+#[derive(Event)]
+#[event(exchange = "order", key = "order.v1.note", codec = switchboard::Raw)]
+struct Note(String);
+
 struct NoCodec;
 
 #[derive(Serialize, Deserialize, Event)]
