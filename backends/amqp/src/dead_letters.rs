@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use event_core::{DeadLetter, DeadLetterId, DeadLetters, Message, Result, Selection};
 use futures_util::StreamExt;
 use lapin::{
-    Channel, Consumer,
+    Consumer,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions,
         BasicQosOptions, QueuePurgeOptions,
@@ -23,7 +23,7 @@ use crate::{
     error, names,
     publisher::Outbound,
     shared::Shared,
-    topology::{self, PATIENCE, answered},
+    topology::{self, Owned, PATIENCE, answered},
     wire::{Notes, Reading},
 };
 
@@ -44,7 +44,7 @@ const RETURNING: Duration = Duration::from_millis(100);
 
 /// A look at the queue: what it had ready, in order.
 struct Look {
-    channel: Channel,
+    channel: Owned,
     consumer: Consumer,
     /// How many were ready, and how many came.
     ready: u32,

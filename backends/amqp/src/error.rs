@@ -267,6 +267,16 @@ pub(crate) fn silent(what: &str) -> Error {
     )
 }
 
+pub(crate) fn unflushed(queue: &str) -> Error {
+    Error::retryable(
+        ErrorKind::Connection,
+        format!(
+            "RabbitMQ did not confirm that it received the last acknowledgements of queue `{queue}`; what it did not \
+             receive is delivered again"
+        ),
+    )
+}
+
 pub(crate) fn deleted(queue: &str) -> Error {
     Error::new(
         ErrorKind::NotFound,

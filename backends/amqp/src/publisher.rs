@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::{
     error,
     link::{Link, Live},
-    topology::{self, answered},
+    topology::{self, Owned, answered},
     wire::{self, Notes, Returned},
 };
 
@@ -160,7 +160,7 @@ impl Publisher {
     async fn publish_on(
         &mut self,
         live: &Live,
-        channel: &Arc<Channel>,
+        channel: &Arc<Owned>,
         flights: &mut Flights,
         closing: &tokio_util::sync::CancellationToken,
     ) -> End {
@@ -357,7 +357,7 @@ enum Prepared {
     Lost(Pending),
 }
 
-async fn open(live: &Live) -> Result<Channel> {
+async fn open(live: &Live) -> Result<Owned> {
     let channel = topology::channel(live).await?;
     let select = channel.confirm_select(ConfirmSelectOptions::default());
     answered("have publishes confirmed", select).await?;
@@ -366,7 +366,7 @@ async fn open(live: &Live) -> Result<Channel> {
 
 /// Written to the connection at the first poll, then confirmed.
 async fn send(
-    channel: Arc<Channel>,
+    channel: Arc<Owned>,
     number: u64,
     exchange: ShortString,
     key: ShortString,

@@ -10,10 +10,7 @@ use async_trait::async_trait;
 use event_core::{
     DeliveryTag, Error, ErrorKind, Message, QueueSpec, Result, Settle, Settled, Settlement,
 };
-use lapin::{
-    Channel,
-    options::{BasicAckOptions, BasicGetOptions, BasicNackOptions},
-};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
@@ -21,10 +18,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    names,
+    error, names,
     publisher::Outbound,
     shared::Shared,
-    topology::{self, answered},
+    topology::{self, Owned, answered},
     window::{Kept, Session},
     wire::{Notes, Reading},
 };
@@ -57,7 +54,7 @@ struct Alone {
     message: Message,
     /// How often it began to run alone before.
     before: u32,
-    channel: Channel,
+    channel: Owned,
     tag: u64,
 }
 
@@ -269,7 +266,9 @@ impl Settler {
             // It went back to its queue, where it is a suspect still.
             return Err(not_held(tag));
         };
-        if gone || !session.is_open() {
+        // Before it runs, so that a crash leaves the one that counts.
+        let taken_off = session.sync().await;
+        if gone || taken_off.is_err() || !session.is_open() {
             return Err(not_held(tag));
         }
         Ok(Alone {
@@ -402,9 +401,14 @@ impl Settle for Settler {
                 self.lock().alone.insert(tag, ran);
             }
         }
-        // After the answer to this everything has arrived.
         while let Some(session) = self.emptied() {
-            topology::close(&session.channel).await;
+            // The answer says that everything was received that was acknowledged before.
+            let close = session.channel.close(200, "done".into());
+            if answered("close a channel", close).await.is_err() {
+                for result in &mut results {
+                    *result = Err(error::unflushed(&self.spec.name));
+                }
+            }
         }
         results
     }

@@ -102,7 +102,7 @@ impl Deliveries for Reader {
                 return Ok(arrival);
             }
             if self.stop.is_cancelled() {
-                self.end().await;
+                self.end().await?;
                 return Ok(Arrival::Ended);
             }
             let Some(open) = &mut self.open else {
@@ -224,7 +224,12 @@ impl Reader {
             FieldTable::default(),
         );
         let consumer = answered(&what, consumer).await?;
-        let session = Arc::new(Session::new(generation, channel));
+        let session = Arc::new(Session::new(
+            generation,
+            channel,
+            prefetch,
+            self.stop.clone(),
+        ));
         self.settler.add(session.clone());
         Ok(Consuming {
             live,
@@ -301,7 +306,8 @@ impl Reader {
             prefetch = self.prefetch,
             "deliveries wait for long compared with the server's consumer timeout; fewer are read ahead from now on"
         );
-        self.stop_consuming(open).await;
+        // Without an answer the channel is lost anyway, which settles show.
+        let _ = self.stop_consuming(open).await;
         self.settler.retire(generation);
         self.arrivals.push_back(Arrival::Revoking {
             generation,
@@ -310,15 +316,18 @@ impl Reader {
     }
 
     /// Ends a consumer; what was on its way to it goes back at once.
-    async fn stop_consuming(&mut self, mut open: Consuming) {
+    async fn stop_consuming(&mut self, mut open: Consuming) -> Result<()> {
         let tag = open.consumer.tag();
         let cancel = open
             .session
             .channel
             .basic_cancel(tag, BasicCancelOptions::default());
-        // On a channel that is gone nothing has to be ended.
-        if answered("end a consumer", cancel).await.is_err() {
-            return;
+        let answer = answered("end a consumer", cancel).await;
+        open.session.end();
+        answer?;
+        if !open.session.is_open() {
+            // lapin counts a consumer whose connection is lost as ended.
+            return Err(error::lost("end a consumer"));
         }
         let (mut held, mut back) = (Vec::new(), Vec::new());
         while let Some(Some(Ok(incoming))) = open.consumer.next().now_or_never() {
@@ -333,13 +342,21 @@ impl Reader {
                 tracing::warn!(target: "switchboard", queue = %self.spec.name, %error, "cannot give a delivery back");
             }
         }
+        Ok(())
     }
 
-    async fn end(&mut self) {
-        if let Some(open) = self.open.take() {
-            let session = open.session.clone();
-            self.stop_consuming(open).await;
-            self.settler.retire(session.generation);
+    /// Ends for good. The answer of the server also says that everything was received that was acknowledged before.
+    async fn end(&mut self) -> Result<()> {
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
+        let session = open.session.clone();
+        let ended = self.stop_consuming(open).await;
+        self.settler.retire(session.generation);
+        match ended {
+            Err(_) if session.settled() > 0 => Err(error::unflushed(&self.spec.name)),
+            // On a channel that is gone nothing has to be ended.
+            _ => Ok(()),
         }
     }
 

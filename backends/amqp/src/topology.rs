@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Deref,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use lapin::{
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
-use tokio::time::timeout;
+use tokio::{runtime::Handle, time::timeout};
 
 use crate::{capabilities::CAPABILITIES, error, link::Live, names};
 
@@ -77,9 +78,34 @@ impl Declared {
     }
 }
 
-/// A channel for a few requests. An error of one of them closes it.
-pub(crate) async fn channel(live: &Live) -> Result<Channel> {
-    answered("open a channel", live.connection.create_channel()).await
+/// A channel that ends when it is dropped. lapin's own does so too, but not when a request to consume was given
+/// up in the middle: then the consumer would live on, and hold what it is given.
+#[derive(Debug)]
+pub(crate) struct Owned(Channel);
+
+impl Deref for Owned {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        &self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if self.0.status().connected()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let channel = self.0.clone();
+            runtime.spawn(async move { close(&channel).await });
+        }
+    }
+}
+
+/// A channel of its own. An error of one of the requests on it closes it.
+pub(crate) async fn channel(live: &Live) -> Result<Owned> {
+    let channel = answered("open a channel", live.connection.create_channel()).await?;
+    Ok(Owned(channel))
 }
 
 /// The answer to a request, if it comes in time.

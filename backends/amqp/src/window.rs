@@ -2,16 +2,19 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
-use event_core::Message;
+use event_core::{Message, Result};
 use futures_util::FutureExt;
-use lapin::{
-    Channel,
-    options::{BasicAckOptions, BasicNackOptions},
-};
+use lapin::options::{BasicAckOptions, BasicNackOptions, BasicQosOptions};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::topology::{Owned, answered};
 
 /// A channel that deliveries come on, and those that were not settled.
 ///
@@ -21,7 +24,12 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) generation: u64,
-    pub(crate) channel: Channel,
+    pub(crate) channel: Owned,
+    prefetch: u16,
+    /// Set when the reader is to end.
+    stop: CancellationToken,
+    /// Whether the server has ended the consumer.
+    ended: AtomicBool,
     window: Mutex<Window>,
 }
 
@@ -79,7 +87,12 @@ pub(crate) struct Kept {
 }
 
 impl Session {
-    pub(crate) fn new(generation: u64, channel: Channel) -> Self {
+    pub(crate) fn new(
+        generation: u64,
+        channel: Owned,
+        prefetch: u16,
+        stop: CancellationToken,
+    ) -> Self {
         let window = Window {
             first: 1,
             ..Window::default()
@@ -87,6 +100,9 @@ impl Session {
         Self {
             generation,
             channel,
+            prefetch,
+            stop,
+            ended: AtomicBool::new(false),
             window: Mutex::new(window),
         }
     }
@@ -164,7 +180,14 @@ impl Session {
     /// Acknowledges what is finished up to the lowest that is not. Answers whether others are left behind it.
     pub(crate) fn flush(&self) -> bool {
         let mut window = self.lock();
-        for tag in window.ready_to_release() {
+        // A consumer that is being ended would get again what is given back, and nobody would read it.
+        let may_release = !self.stop.is_cancelled() || self.ended.load(SeqCst);
+        let ready = if may_release {
+            window.ready_to_release()
+        } else {
+            Vec::new()
+        };
+        for tag in ready {
             let options = BasicNackOptions {
                 requeue: true,
                 ..BasicNackOptions::default()
@@ -195,6 +218,19 @@ impl Session {
             }
         }
         window.stragglers = 0;
+    }
+
+    /// Waits until the server has received everything that was settled before, by asking for what is so already.
+    pub(crate) async fn sync(&self) -> Result<()> {
+        let prefetch = self.prefetch;
+        let request = self.channel.basic_qos(prefetch, BasicQosOptions::default());
+        answered("settle deliveries", request).await
+    }
+
+    /// The server has ended the consumer: nothing new comes.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, SeqCst);
+        self.flush();
     }
 
     /// Whether everything was settled.
