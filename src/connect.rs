@@ -19,12 +19,12 @@ const SCHEMES: &[Scheme] = &[
     Scheme {
         name: "amqp",
         feature: "amqp",
-        released: false,
+        released: true,
     },
     Scheme {
         name: "amqps",
         feature: "amqp",
-        released: false,
+        released: true,
     },
     Scheme {
         name: "redis",
@@ -52,10 +52,12 @@ pub const URL_VARIABLE: &str = "SWITCHBOARD_URL";
 /// | --- | --- | --- |
 /// | `memory://` | a fresh broker in this process, for tests and trying things out | `memory` |
 /// | `memory://name` | the same, shared within the process by its name | `memory` |
+/// | `amqp://user:password@host:5672/vhost`, `amqps://…` | RabbitMQ; more hosts after commas, options after `?` | `amqp` |
 ///
 /// # Errors
 /// [`ErrorKind::InvalidUrl`] when the URL does not parse or its scheme is unknown, or which feature to add
-/// when the scheme's backend is not compiled in. A password in the URL is never part of a message.
+/// when the scheme's backend is not compiled in; and those of connecting to the broker. A password in the URL is
+/// never part of a message.
 pub async fn connect(url: &str) -> Result<Bus> {
     let Some((scheme, _)) = url.split_once("://") else {
         return Err(invalid(format!(
@@ -66,6 +68,8 @@ pub async fn connect(url: &str) -> Result<Bus> {
     match scheme {
         #[cfg(feature = "memory")]
         "memory" => Ok(Bus::new(event_memory::MemoryTransport::open(url)?)),
+        #[cfg(feature = "amqp")]
+        "amqp" | "amqps" => Ok(Bus::new(event_amqp::AmqpTransport::connect(url).await?)),
         _ => Err(unavailable(scheme)),
     }
 }
@@ -80,9 +84,32 @@ pub async fn connect(url: &str) -> Result<Bus> {
 pub async fn connect_from_env() -> Result<Bus> {
     match std::env::var(URL_VARIABLE) {
         Ok(url) => connect(&url).await,
-        Err(std::env::VarError::NotPresent) => connect("memory://").await,
+        Err(std::env::VarError::NotPresent) => connect(only_broker(&compiled())?).await,
         Err(std::env::VarError::NotUnicode(_)) => Err(invalid(format!(
             "`{URL_VARIABLE}` is not UTF-8; write it as `memory://name`"
+        ))),
+    }
+}
+
+/// The brokers that are compiled in, as URLs of this machine. Memory does not count: it is for trying things out.
+fn compiled() -> Vec<&'static str> {
+    let brokers = [(cfg!(feature = "amqp"), "amqp://localhost")];
+    let present = brokers.into_iter().filter(|(present, _)| *present);
+    present.map(|(_, url)| url).collect()
+}
+
+/// Which broker is meant when nothing says so.
+fn only_broker(compiled: &[&'static str]) -> Result<&'static str> {
+    match compiled {
+        [] => Ok("memory://"),
+        [only] => Ok(only),
+        several => Err(invalid(format!(
+            "several brokers are compiled in; say which by setting `{URL_VARIABLE}`, for example to {}",
+            several
+                .iter()
+                .map(|url| format!("`{url}`"))
+                .collect::<Vec<_>>()
+                .join(" or ")
         ))),
     }
 }
@@ -122,4 +149,26 @@ fn redact(url: &str) -> String {
         .rsplit_once('@')
         .map_or_else(|| url.to_owned(), |(_, host)| format!("…@{host}"));
     shown.chars().take(60).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_broker_is_meant_and_several_are_not() {
+        assert_eq!(only_broker(&[]).unwrap(), "memory://");
+        assert_eq!(
+            only_broker(&["amqp://localhost"]).unwrap(),
+            "amqp://localhost"
+        );
+        let text = only_broker(&["amqp://localhost", "redis://localhost"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains(URL_VARIABLE)
+                && text.contains("`amqp://localhost` or `redis://localhost`"),
+            "{text}"
+        );
+    }
 }

@@ -43,11 +43,7 @@ async fn a_named_memory_broker_is_shared() {
 
 #[tokio::test]
 async fn a_scheme_of_a_later_release_names_its_feature() {
-    for (url, feature) in [
-        ("amqp://localhost", "amqp"),
-        ("rediss://h", "redis"),
-        ("kafka://a,b", "kafka"),
-    ] {
+    for (url, feature) in [("rediss://h", "redis"), ("kafka://a,b", "kafka")] {
         let scheme = url.split(':').next().unwrap();
         let text = format!(
             "`{scheme}://` needs the feature `{feature}`, which this release does not have"
@@ -95,12 +91,21 @@ async fn the_environment_names_the_url() {
 }
 
 #[tokio::test]
-async fn without_a_url_and_a_broker_it_is_memory() {
-    if !process::is_child("connect::without_a_url_and_a_broker_it_is_memory") {
-        return process::run("connect::without_a_url_and_a_broker_it_is_memory", None);
+async fn without_a_url_it_is_the_only_broker() {
+    if !process::is_child("connect::without_a_url_it_is_the_only_broker") {
+        return process::run("connect::without_a_url_it_is_the_only_broker", None);
     }
-    assert_eq!(
-        connect_from_env().await.unwrap().capabilities().backend(),
+    let expected = if cfg!(feature = "amqp") {
+        "amqp"
+    } else {
         "memory"
-    );
+    };
+    match connect_from_env().await {
+        Ok(bus) => assert_eq!(bus.capabilities().backend(), expected),
+        // None runs on this machine, where it was looked for.
+        Err(error) => assert!(
+            error.to_string().contains("RabbitMQ at localhost:5672"),
+            "{error}"
+        ),
+    }
 }

@@ -2,7 +2,8 @@
 
 use event_core::{Capabilities, Capability, Support};
 
-pub(crate) static CAPABILITIES: Capabilities = Capabilities::new("amqp")
+/// What the backend can do, for tables: every transport says the same.
+pub static CAPABILITIES: Capabilities = Capabilities::new("amqp")
     .with(
         Capability::QueueCount,
         Support::Refused("RabbitMQ says whether a message was routed, not to how many queues"),

@@ -1,11 +1,11 @@
 //! RabbitMQ as a backend of Switchboard.
 //!
 //! Applications use it through the facade `switchboard`, with the feature `amqp` and a URL that begins with
-//! `amqp://` or `amqps://`. The page [RabbitMQ](https://docs.rs/switchboard) of the guide says what it makes of
-//! exchanges and queues, what rights it needs and how to tune it.
+//! `amqp://` or `amqps://`. The page on RabbitMQ in the guide says what it makes of exchanges and queues, what rights
+//! it needs and how to tune it.
 //!
-//! How it is built: a [link](self#link) keeps each of two connections up and declares the topology again when one
-//! was lost; one task publishes on one channel; a subscription is a channel with a window of unsettled deliveries.
+//! How it is built: a link keeps each of two connections up, and declares the topology again when one was lost; one
+//! task publishes on one channel; a subscription is a channel with a window of unsettled deliveries.
 
 mod capabilities;
 mod dead_letters;
@@ -22,4 +22,5 @@ mod url;
 mod window;
 mod wire;
 
+pub use capabilities::CAPABILITIES;
 pub use transport::AmqpTransport;

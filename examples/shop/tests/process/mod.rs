@@ -69,7 +69,8 @@ impl Program {
     pub(crate) fn start(self, arguments: &[&str]) -> Running {
         let mut child = Command::new(self.path)
             .args(arguments)
-            .env_remove("SWITCHBOARD_URL")
+            // Whatever else is compiled in.
+            .env("SWITCHBOARD_URL", "memory://")
             .env_remove("RUST_LOG")
             .envs(self.variable)
             .stdin(Stdio::piped())
