@@ -20,10 +20,11 @@ use tokio::{
 };
 
 use crate::{
+    channel::{self, Owned, PATIENCE},
     error, names,
     publisher::Outbound,
     shared::Shared,
-    topology::{self, Owned, PATIENCE, answered},
+    topology,
     wire::{Notes, Reading},
 };
 
@@ -63,9 +64,9 @@ impl Letters {
     pub(crate) async fn open(shared: &Arc<Shared>, queue: &str) -> Result<Self> {
         let dead = names::dead(queue);
         let live = shared.consuming(&format!("use queue `{dead}`")).await?;
-        let on = topology::channel(&live).await?;
+        let on = channel::open(&live).await?;
         topology::ready(&on, &dead).await?;
-        topology::close(&on).await;
+        on.end().await;
         Ok(Self {
             shared: shared.clone(),
             queue: queue.to_owned(),
@@ -82,11 +83,11 @@ impl Letters {
     async fn look(&self, most: usize) -> Result<Look> {
         let what = self.what();
         let live = self.shared.consuming(&what).await?;
-        let channel = topology::channel(&live).await?;
+        let channel = channel::open(&live).await?;
         let ready = topology::ready(&channel, &self.dead).await?;
         let prefetch = u16::try_from(most).unwrap_or(0);
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
-        answered(&what, qos).await?;
+        channel.answer(&what, qos).await?;
         let consume = channel.basic_consume(
             self.dead.as_str().into(),
             "".into(),
@@ -94,7 +95,7 @@ impl Letters {
             FieldTable::default(),
         );
         Ok(Look {
-            consumer: answered(&what, consume).await?,
+            consumer: channel.answer(&what, consume).await?,
             channel,
             ready,
             came: 0,
@@ -143,7 +144,7 @@ impl Look {
     async fn done(&mut self, tag: u64, what: &str) -> Result<()> {
         self.done += 1;
         let ack = self.channel.basic_ack(tag, BasicAckOptions::default());
-        answered(what, ack).await
+        self.channel.answer(what, ack).await
     }
 
     /// Gives back what was not done, and waits until the queue has it, so that the next look sees it.
@@ -152,7 +153,7 @@ impl Look {
         let cancel = self
             .channel
             .basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
-        answered(&what, cancel).await?;
+        self.channel.answer(&what, cancel).await?;
         let left = self.came - self.done;
         if left > 0 {
             let options = BasicNackOptions {
@@ -160,13 +161,15 @@ impl Look {
                 requeue: true,
             };
             // Everything that was not acknowledged, also what had not been looked at.
-            answered(&what, self.channel.basic_nack(0, options)).await?;
+            self.channel
+                .answer(&what, self.channel.basic_nack(0, options))
+                .await?;
             let until = Instant::now() + Duration::from_secs(1);
             while topology::ready(&self.channel, dead).await? < left && Instant::now() < until {
                 sleep(Duration::from_millis(2)).await;
             }
         }
-        topology::close(&self.channel).await;
+        self.channel.end().await;
         Ok(())
     }
 }
@@ -250,10 +253,10 @@ impl DeadLetters for Letters {
         let what = format!("purge queue `{}`", self.dead);
         if *selection == Selection::All {
             let live = self.shared.consuming(&what).await?;
-            let on = topology::channel(&live).await?;
+            let on = channel::open(&live).await?;
             let purge = on.queue_purge(self.dead.as_str().into(), QueuePurgeOptions::default());
-            let count = answered(&what, purge).await?;
-            topology::close(&on).await;
+            let count = on.answer(&what, purge).await?;
+            on.end().await;
             return Ok(u64::from(count));
         }
         let mut look = self.look(0).await?;

@@ -216,10 +216,6 @@ pub(crate) fn max_message(error: &lapin::Error) -> Option<usize> {
     numbers.next_back()?.parse().ok()
 }
 
-pub(crate) fn is_access_refused(error: &lapin::Error) -> bool {
-    soft(error, AMQPSoftError::ACCESSREFUSED).is_some()
-}
-
 fn soft(error: &lapin::Error, kind: AMQPSoftError) -> Option<&str> {
     match error.kind() {
         Lapin::ProtocolError(refusal) if *refusal.kind() == AMQPErrorKind::Soft(kind) => {

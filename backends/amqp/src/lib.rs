@@ -8,6 +8,7 @@
 //! task publishes on one channel; a subscription is a channel with a window of unsettled deliveries.
 
 mod capabilities;
+mod channel;
 mod dead_letters;
 mod error;
 mod link;

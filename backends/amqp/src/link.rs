@@ -81,6 +81,7 @@ impl Live {
     /// Says that the connection is of no use any more.
     pub(crate) fn fail(&self) {
         self.lost.cancel();
+        self.socket.shut_down();
     }
 
     /// Ends when the connection is lost.
@@ -107,8 +108,7 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.lost.cancel();
-        self.socket.shut_down();
+        self.fail();
     }
 }
 

@@ -21,9 +21,10 @@ use lapin::{
 use tokio::time::Instant;
 
 use crate::{
+    channel::{self, Owned},
     error,
     link::{Link, Live},
-    topology::{self, Owned, answered},
+    topology,
     wire::{self, Notes, Returned},
 };
 
@@ -147,7 +148,7 @@ impl Publisher {
                 .publish_on(&live, &channel, &mut flights, &closing)
                 .await;
             let End::Lost(why) = end else {
-                topology::close(&channel).await;
+                channel.end().await;
                 return;
             };
             self.take_back(flights, why.as_ref());
@@ -159,7 +160,7 @@ impl Publisher {
 
     async fn publish_on(
         &mut self,
-        live: &Live,
+        live: &Arc<Live>,
         channel: &Arc<Owned>,
         flights: &mut Flights,
         closing: &tokio_util::sync::CancellationToken,
@@ -262,7 +263,7 @@ impl Publisher {
     }
 
     /// Sees to it that a message can be sent, or answers it.
-    async fn prepare(&mut self, live: &Live, pending: Pending) -> Prepared {
+    async fn prepare(&mut self, live: &Arc<Live>, pending: Pending) -> Prepared {
         let outbound = pending.order.item();
         let message = &outbound.message;
         let refused = if pending.order.deadline() <= Instant::now() {
@@ -357,10 +358,10 @@ enum Prepared {
     Lost(Pending),
 }
 
-async fn open(live: &Live) -> Result<Owned> {
-    let channel = topology::channel(live).await?;
+async fn open(live: &Arc<Live>) -> Result<Owned> {
+    let channel = channel::open(live).await?;
     let select = channel.confirm_select(ConfirmSelectOptions::default());
-    answered("have publishes confirmed", select).await?;
+    channel.answer("have publishes confirmed", select).await?;
     Ok(channel)
 }
 

@@ -18,10 +18,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    channel::{self, Owned},
     error, names,
     publisher::Outbound,
     shared::Shared,
-    topology::{self, Owned, answered},
     window::{Kept, Session},
     wire::{Notes, Reading},
 };
@@ -90,7 +90,7 @@ impl Settler {
     pub(crate) fn retire(self: &Arc<Self>, generation: u64) {
         self.lock().retired.push(generation);
         if let Some(session) = self.emptied() {
-            let closing = async move { topology::close(&session.channel).await };
+            let closing = async move { session.channel.end().await };
             tokio::spawn(closing);
         }
     }
@@ -198,11 +198,16 @@ impl Settler {
         let ack = alone
             .channel
             .basic_ack(alone.tag, BasicAckOptions::default());
-        if answered("acknowledge what ran alone", ack).await.is_err() {
+        if alone
+            .channel
+            .answer("acknowledge what ran alone", ack)
+            .await
+            .is_err()
+        {
             return Ok(Settled::Lost);
         }
         // Answered when the acknowledgement was taken: a crash afterwards is not blamed on it.
-        topology::close(&alone.channel).await;
+        alone.channel.end().await;
         Ok(Settled::Done)
     }
 
@@ -223,7 +228,7 @@ impl Settler {
             ..Notes::default()
         };
         let live = self.shared.consuming(&what).await?;
-        let channel = topology::channel(&live).await?;
+        let channel = channel::open(&live).await?;
         let copy = Outbound::copy(kept.message.clone(), probation.clone(), notes);
         for stored in self.shared.store(vec![copy]).await {
             stored?;
@@ -233,7 +238,7 @@ impl Settler {
         let until = Instant::now() + Duration::from_millis(names::PROBATION_MILLIS);
         while mine.is_none() && Instant::now() < until {
             let get = channel.basic_get(probation.as_str().into(), BasicGetOptions::default());
-            let Some(found) = answered(&what, get).await? else {
+            let Some(found) = channel.answer(&what, get).await? else {
                 // Somebody else looks for theirs at this moment, and gives ours back.
                 sleep(Duration::from_millis(5)).await;
                 continue;
@@ -255,7 +260,9 @@ impl Settler {
                 requeue: true,
                 ..BasicNackOptions::default()
             };
-            answered(&what, channel.basic_nack(other, back)).await?;
+            channel
+                .answer(&what, channel.basic_nack(other, back))
+                .await?;
         }
         // From here on there are two of it, one of which has to go.
         let gone = !session.finish(tag.number);
@@ -404,7 +411,12 @@ impl Settle for Settler {
         while let Some(session) = self.emptied() {
             // The answer says that everything was received that was acknowledged before.
             let close = session.channel.close(200, "done".into());
-            if answered("close a channel", close).await.is_err() {
+            if session
+                .channel
+                .answer("close a channel", close)
+                .await
+                .is_err()
+            {
                 for result in &mut results {
                     *result = Err(error::unflushed(&self.spec.name));
                 }

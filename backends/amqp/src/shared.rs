@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    error,
+    channel, error,
     link::{Link, Live, Phase, Role},
     names,
     publisher::{self, Outbound, Publisher},
@@ -130,9 +130,9 @@ impl Shared {
         let known = (spec.name.clone(), step);
         if spec.kind == QueueKind::Durable && !self.retries().contains(&known) {
             let live = self.consuming(&format!("declare queue `{name}`")).await?;
-            let on = topology::channel(&live).await?;
+            let on = channel::open(&live).await?;
             topology::retry(&on, &spec.name, step).await?;
-            topology::close(&on).await;
+            on.end().await;
             self.retries().insert(known);
         }
         Ok(name)

@@ -23,11 +23,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    error,
+    channel, error,
     link::{self, Live},
     settler::Settler,
     shared::Shared,
-    topology::{self, answered},
+    topology,
     window::{Hold, Kept, Session},
     wire::Reading,
 };
@@ -211,10 +211,10 @@ impl Reader {
             QueueKind::Ephemeral => self.declare_ephemeral(&live).await?,
             _ => spec.name.to_string(),
         };
-        let channel = topology::channel(&live).await?;
+        let channel = channel::open(&live).await?;
         let prefetch = u16::try_from(self.prefetch.max(1)).unwrap_or(u16::MAX);
         let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
-        answered(&what, qos).await?;
+        channel.answer(&what, qos).await?;
         let generation = link::generation();
         let tag = format!("{}-{generation}", spec.consumer);
         let consumer = channel.basic_consume(
@@ -223,7 +223,7 @@ impl Reader {
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
-        let consumer = answered(&what, consumer).await?;
+        let consumer = channel.answer(&what, consumer).await?;
         let session = Arc::new(Session::new(
             generation,
             channel,
@@ -240,23 +240,24 @@ impl Reader {
     }
 
     /// A fresh name each time: the one before may still exist for as long as its connection seems to live.
-    async fn declare_ephemeral(&self, live: &Live) -> Result<String> {
+    async fn declare_ephemeral(&self, live: &Arc<Live>) -> Result<String> {
         for binding in &self.spec.bindings {
             topology::exchange(live, &binding.exchange).await?;
         }
         let name = format!("{}.{:016x}", self.spec.name, fastrand::u64(..));
-        let on = topology::channel(live).await?;
+        let on = channel::open(live).await?;
         let options = QueueDeclareOptions {
             exclusive: true,
             auto_delete: true,
             ..QueueDeclareOptions::default()
         };
         let request = on.queue_declare(name.as_str().into(), options, FieldTable::default());
-        answered(&format!("declare queue `{name}`"), request).await?;
+        on.answer(&format!("declare queue `{name}`"), request)
+            .await?;
         for binding in &self.spec.bindings {
             topology::bind(&on, &name, binding).await?;
         }
-        topology::close(&on).await;
+        on.end().await;
         Ok(name)
     }
 
@@ -322,7 +323,7 @@ impl Reader {
             .session
             .channel
             .basic_cancel(tag, BasicCancelOptions::default());
-        let answer = answered("end a consumer", cancel).await;
+        let answer = open.session.channel.answer("end a consumer", cancel).await;
         open.session.end();
         answer?;
         if !open.session.is_open() {

@@ -2,9 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    ops::Deref,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use event_core::{
@@ -12,16 +10,17 @@ use event_core::{
     Topology,
 };
 use lapin::{
-    Channel, ExchangeKind,
+    ExchangeKind,
     options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
-use tokio::{runtime::Handle, time::timeout};
 
-use crate::{capabilities::CAPABILITIES, error, link::Live, names};
-
-/// How long the server may take for one request about topology.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+use crate::{
+    capabilities::CAPABILITIES,
+    channel::{self, Owned},
+    link::Live,
+    names,
+};
 
 /// What was declared over a transport, to be declared again after a connection was lost.
 #[derive(Debug, Default)]
@@ -65,7 +64,7 @@ impl Declared {
     }
 
     /// Declares all of it on a new connection, before anything else is done with it.
-    pub(crate) async fn replay(&self, live: &Live) -> Result<()> {
+    pub(crate) async fn replay(&self, live: &Arc<Live>) -> Result<()> {
         let all = self.lock().clone();
         if all.exchanges.is_empty() && all.queues.is_empty() {
             return Ok(());
@@ -78,49 +77,8 @@ impl Declared {
     }
 }
 
-/// A channel that ends when it is dropped. lapin's own does so too, but not when a request to consume was given
-/// up in the middle: then the consumer would live on, and hold what it is given.
-#[derive(Debug)]
-pub(crate) struct Owned(Channel);
-
-impl Deref for Owned {
-    type Target = Channel;
-
-    fn deref(&self) -> &Channel {
-        &self.0
-    }
-}
-
-impl Drop for Owned {
-    fn drop(&mut self) {
-        if self.0.status().connected()
-            && let Ok(runtime) = Handle::try_current()
-        {
-            let channel = self.0.clone();
-            runtime.spawn(async move { close(&channel).await });
-        }
-    }
-}
-
-/// A channel of its own. An error of one of the requests on it closes it.
-pub(crate) async fn channel(live: &Live) -> Result<Owned> {
-    let channel = answered("open a channel", live.connection.create_channel()).await?;
-    Ok(Owned(channel))
-}
-
-/// The answer to a request, if it comes in time.
-pub(crate) async fn answered<T>(
-    what: &str,
-    request: impl Future<Output = lapin::Result<T>>,
-) -> Result<T> {
-    match timeout(PATIENCE, request).await {
-        Ok(answer) => answer.map_err(|error| error::of(what, &error)),
-        Err(_) => Err(error::silent(what)),
-    }
-}
-
 /// Declares exchanges, queues and what is derived from them.
-pub(crate) async fn declare(live: &Live, topology: &Topology) -> Result<()> {
+pub(crate) async fn declare(live: &Arc<Live>, topology: &Topology) -> Result<()> {
     let exchanges: BTreeSet<_> = topology
         .queues
         .iter()
@@ -131,7 +89,7 @@ pub(crate) async fn declare(live: &Live, topology: &Topology) -> Result<()> {
     for name in exchanges {
         exchange(live, name).await?;
     }
-    let on = channel(live).await?;
+    let on = channel::open(live).await?;
     for spec in &topology.queues {
         match spec.kind {
             QueueKind::Durable => queue(&on, spec).await?,
@@ -149,15 +107,15 @@ pub(crate) async fn declare(live: &Live, topology: &Topology) -> Result<()> {
             }
         }
     }
-    close(&on).await;
+    on.end().await;
     Ok(())
 }
 
 /// Declares an exchange. Who may not declare it may use one that exists.
-pub(crate) async fn exchange(live: &Live, name: &ExchangeName) -> Result<()> {
+pub(crate) async fn exchange(live: &Arc<Live>, name: &ExchangeName) -> Result<()> {
     let declare = async |passive: bool| {
         let what = format!("declare exchange `{name}`");
-        let on = channel(live).await?;
+        let on = channel::open(live).await?;
         let options = ExchangeDeclareOptions {
             durable: true,
             passive,
@@ -169,14 +127,13 @@ pub(crate) async fn exchange(live: &Live, name: &ExchangeName) -> Result<()> {
             options,
             FieldTable::default(),
         );
-        match timeout(PATIENCE, request).await {
-            Err(_) => Err(error::silent(&what)),
-            Ok(Err(refused)) if !passive && error::is_access_refused(&refused) => {
-                Ok(Some(error::of(&what, &refused)))
+        match on.answer(&what, request).await {
+            Err(refused) if !passive && refused.kind() == ErrorKind::Permission => {
+                Ok(Some(refused))
             }
-            Ok(Err(refused)) => Err(error::of(&what, &refused)),
-            Ok(Ok(())) => {
-                close(&on).await;
+            Err(error) => Err(error),
+            Ok(()) => {
+                on.end().await;
                 Ok(None)
             }
         }
@@ -191,7 +148,7 @@ pub(crate) async fn exchange(live: &Live, name: &ExchangeName) -> Result<()> {
     }
 }
 
-async fn queue(on: &Channel, spec: &QueueSpec) -> Result<()> {
+async fn queue(on: &Owned, spec: &QueueSpec) -> Result<()> {
     let name = &spec.name;
     // The bindings last: what comes in finds everything that its failures need.
     quorum(on, &names::dead(name), FieldTable::default()).await?;
@@ -219,7 +176,7 @@ async fn queue(on: &Channel, spec: &QueueSpec) -> Result<()> {
 }
 
 /// Where retries wait for this long before they go back into their queue.
-pub(crate) async fn retry(on: &Channel, queue: &str, step: u64) -> Result<()> {
+pub(crate) async fn retry(on: &Owned, queue: &str, step: u64) -> Result<()> {
     quorum(on, &names::retry(queue, step), forwarding(step, queue)).await
 }
 
@@ -245,7 +202,7 @@ fn text(arguments: &mut FieldTable, name: &'static str, value: &str) {
     arguments.insert(name.into(), AMQPValue::LongString(value.into()));
 }
 
-async fn quorum(on: &Channel, name: &str, mut arguments: FieldTable) -> Result<()> {
+async fn quorum(on: &Owned, name: &str, mut arguments: FieldTable) -> Result<()> {
     text(&mut arguments, "x-queue-type", "quorum");
     // Attempts are counted by the framework. Large and positive: newer versions drop at the 20th return
     // without it, and older ones at the first with -1.
@@ -255,11 +212,12 @@ async fn quorum(on: &Channel, name: &str, mut arguments: FieldTable) -> Result<(
         ..QueueDeclareOptions::default()
     };
     let request = on.queue_declare(name.into(), options, arguments);
-    answered(&format!("declare queue `{name}`"), request).await?;
+    on.answer(&format!("declare queue `{name}`"), request)
+        .await?;
     Ok(())
 }
 
-pub(crate) async fn bind(on: &Channel, queue: &str, binding: &Binding) -> Result<()> {
+pub(crate) async fn bind(on: &Owned, queue: &str, binding: &Binding) -> Result<()> {
     let request = on.queue_bind(
         queue.into(),
         binding.exchange.as_str().into(),
@@ -271,32 +229,33 @@ pub(crate) async fn bind(on: &Channel, queue: &str, binding: &Binding) -> Result
         "bind queue `{queue}` to exchange `{}` with `{}`",
         binding.exchange, binding.pattern
     );
-    answered(&what, request).await
+    on.answer(&what, request).await
 }
 
 /// How many messages a queue has ready. Closes the channel when there is no such queue.
-pub(crate) async fn ready(on: &Channel, name: &str) -> Result<u32> {
+pub(crate) async fn ready(on: &Owned, name: &str) -> Result<u32> {
     let options = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
     };
     let request = on.queue_declare(name.into(), options, FieldTable::default());
-    Ok(answered(&format!("use queue `{name}`"), request)
+    Ok(on
+        .answer(&format!("use queue `{name}`"), request)
         .await?
         .message_count())
 }
 
 /// Makes sure that there is a queue.
-async fn exists(on: &Channel, name: &str) -> Result<()> {
+async fn exists(on: &Owned, name: &str) -> Result<()> {
     ready(on, name).await.map(drop)
 }
 
 /// Whether there is a queue, on a channel of its own.
-pub(crate) async fn is_there(live: &Live, name: &str) -> Result<bool> {
-    let on = channel(live).await?;
+pub(crate) async fn is_there(live: &Arc<Live>, name: &str) -> Result<bool> {
+    let on = channel::open(live).await?;
     match exists(&on, name).await {
         Ok(()) => {
-            close(&on).await;
+            on.end().await;
             Ok(true)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -306,7 +265,7 @@ pub(crate) async fn is_there(live: &Live, name: &str) -> Result<bool> {
     }
 }
 
-pub(crate) async fn remove(live: &Live, removal: &Removal) -> Result<()> {
+pub(crate) async fn remove(live: &Arc<Live>, removal: &Removal) -> Result<()> {
     match removal {
         Removal::Binding { queue, binding } => unbind(live, queue, binding).await,
         Removal::OtherBindings { queue, .. } => {
@@ -321,8 +280,8 @@ pub(crate) async fn remove(live: &Live, removal: &Removal) -> Result<()> {
     }
 }
 
-async fn unbind(live: &Live, queue: &QueueName, binding: &Binding) -> Result<()> {
-    let on = channel(live).await?;
+async fn unbind(live: &Arc<Live>, queue: &QueueName, binding: &Binding) -> Result<()> {
+    let on = channel::open(live).await?;
     let request = on.queue_unbind(
         queue.as_str().into(),
         binding.exchange.as_str().into(),
@@ -333,18 +292,18 @@ async fn unbind(live: &Live, queue: &QueueName, binding: &Binding) -> Result<()>
         "unbind queue `{queue}` from exchange `{}` with `{}`",
         binding.exchange, binding.pattern
     );
-    match answered(&what, request).await {
+    match on.answer(&what, request).await {
         // Neither the queue nor the exchange nor the binding has to be there.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => {
-            close(&on).await;
+            on.end().await;
             other
         }
     }
 }
 
-async fn delete(live: &Live, queue: &QueueName) -> Result<()> {
-    let on = channel(live).await?;
+async fn delete(live: &Arc<Live>, queue: &QueueName) -> Result<()> {
+    let on = channel::open(live).await?;
     let retries = names::STEPS.map(|step| names::retry(queue, step));
     // First what leads into others.
     let derived = [
@@ -353,21 +312,16 @@ async fn delete(live: &Live, queue: &QueueName) -> Result<()> {
         names::dead(queue),
     ];
     let all = derived[..1].iter().chain(&retries).chain(&derived[1..]);
+    let channel = &on;
     let requests = all.map(|name| {
         // What is not there counts as deleted.
-        let request = on.queue_delete(name.as_str().into(), QueueDeleteOptions::default());
-        async move { answered(&format!("delete queue `{name}`"), request).await }
+        let request = channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default());
+        async move { channel.answer(&format!("delete queue `{name}`"), request).await }
     });
     // All at once: a channel answers in order.
     for deleted in futures_util::future::join_all(requests).await {
         deleted?;
     }
-    close(&on).await;
+    on.end().await;
     Ok(())
-}
-
-/// Ends a channel that is not needed any more.
-pub(crate) async fn close(on: &Channel) {
-    // A channel that is closed already is as good.
-    let _ = timeout(PATIENCE, on.close(200, "done".into())).await;
 }

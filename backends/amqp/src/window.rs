@@ -14,7 +14,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions, BasicQosOptions};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::topology::{Owned, answered};
+use crate::channel::Owned;
 
 /// A channel that deliveries come on, and those that were not settled.
 ///
@@ -224,7 +224,7 @@ impl Session {
     pub(crate) async fn sync(&self) -> Result<()> {
         let prefetch = self.prefetch;
         let request = self.channel.basic_qos(prefetch, BasicQosOptions::default());
-        answered("settle deliveries", request).await
+        self.channel.answer("settle deliveries", request).await
     }
 
     /// The server has ended the consumer: nothing new comes.
