@@ -1,0 +1,193 @@
+//! Copies that cannot be made: the original stays.
+
+use std::time::Duration;
+
+use event_conformance::{CaseResult, Consumer, Failure, ensure, ensure_eq};
+use event_core::{Delivery, Settled, Settlement};
+use lapin::{
+    options::QueueDeclareOptions,
+    types::{AMQPValue, FieldTable},
+};
+
+use crate::stage::{Stage, on_rabbitmq, publish};
+
+/// A kind of copy, and the queue that it goes to.
+#[derive(Clone, Copy, Debug)]
+enum Copy {
+    Retry,
+    DeadLetter,
+}
+
+const WAIT: Duration = Duration::from_millis(100);
+
+impl Copy {
+    fn target(self, at: &Stage) -> String {
+        match self {
+            Self::Retry => at.name("billing_order.retry.100"),
+            Self::DeadLetter => at.name("billing_order.dead"),
+        }
+    }
+
+    fn of(self, delivery: &Delivery) -> Settlement {
+        let (tag, message) = (delivery.tag(), Box::new(delivery.message().clone()));
+        match self {
+            Self::Retry => Settlement::Retry {
+                tag,
+                message,
+                delay: WAIT,
+            },
+            Self::DeadLetter => Settlement::DeadLetter { tag, message },
+        }
+    }
+}
+
+/// A consumer that holds one order.
+async fn holds_one(at: &Stage) -> CaseResult<(Consumer, Delivery)> {
+    let mut spec = at.cx.spec("billing_order", &["order.*.submit"])?;
+    spec.retry_waits = vec![WAIT];
+    at.direct.declare(&[&spec]).await?;
+    let process = at.cx.process().await?;
+    let mut consumer = at.cx.consume(&process, &spec).await?;
+    publish(at.direct.bus(), 1..=1).await?;
+    let delivery = consumer.next().await?;
+    Ok((consumer, delivery))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_22_the_confirm_of_a_retrys_copy_is_lost() -> CaseResult {
+    confirm_is_lost("fault_22_retry", Copy::Retry).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_22_the_confirm_of_a_dead_letters_copy_is_lost() -> CaseResult {
+    confirm_is_lost("fault_22_dead", Copy::DeadLetter).await
+}
+
+async fn confirm_is_lost(name: &str, copy: Copy) -> CaseResult {
+    on_rabbitmq(name, "", async |at| {
+        let (mut consumer, delivery) = holds_one(at).await?;
+        at.proxy.silence_replies(true);
+        let settling = consumer.settle_all(vec![copy.of(&delivery)]);
+        let cutting = async {
+            let admin = at.admin().await?;
+            let stored = || async {
+                // A retry goes back into the queue after its wait.
+                let copies = admin.ready(&copy.target(at)).await?;
+                let retried = admin.ready(&at.name("billing_order")).await?;
+                Ok(copies + retried > 0)
+            };
+            // It may be on the way to somebody for a moment.
+            let stored = at.cx.until("the copy to be stored", stored).await;
+            at.proxy.cut();
+            at.proxy.silence_replies(false);
+            stored
+        };
+        let (mut settled, cut) = tokio::join!(settling, cutting);
+        if let Copy::DeadLetter = copy {
+            cut?;
+        }
+        // Its connection is gone, so the original cannot have been acknowledged.
+        match settled.pop() {
+            Some(Err(_) | Ok(Settled::Lost)) => {}
+            other => return Err(Failure::new(format!("it was settled as {other:?}"))),
+        }
+        let again = consumer.next().await?;
+        ensure_eq!(
+            again.message().id(),
+            delivery.message().id(),
+            "what came again"
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_22_the_broker_refuses_a_dead_letters_copy() -> CaseResult {
+    on_rabbitmq("fault_22_refused", "", async |at| {
+        let (consumer, delivery) = holds_one(at).await?;
+        let target = Copy::DeadLetter.target(at);
+        let admin = at.admin().await?;
+        admin.delete(&target).await?;
+        // One that takes nothing, in its place.
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(0));
+        arguments.insert(
+            "x-overflow".into(),
+            AMQPValue::LongString("reject-publish".into()),
+        );
+        let channel = admin.channel().await?;
+        let options = QueueDeclareOptions {
+            durable: true,
+            ..Default::default()
+        };
+        channel
+            .queue_declare(target.as_str().into(), options, arguments)
+            .await?;
+
+        let settled = consumer
+            .settle_all(vec![Copy::DeadLetter.of(&delivery)])
+            .await;
+        ensure!(
+            matches!(settled[..], [Err(_)]),
+            "it was settled as {settled:?}"
+        );
+        consumer.crash().await;
+        let spec = at.cx.spec("billing_order", &[])?;
+        let mut other = at.direct.consume(at.direct.bus(), &spec).await?;
+        let again = other.next().await?;
+        ensure_eq!(
+            again.message().id(),
+            delivery.message().id(),
+            "what came again"
+        );
+        other.ack(&again).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_30_the_queue_for_retries_is_missing() -> CaseResult {
+    target_is_missing("fault_30_retry", Copy::Retry).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_30_the_queue_for_dead_letters_is_missing() -> CaseResult {
+    target_is_missing("fault_30_dead", Copy::DeadLetter).await
+}
+
+async fn target_is_missing(name: &str, copy: Copy) -> CaseResult {
+    on_rabbitmq(name, "", async |at| {
+        let (mut consumer, delivery) = holds_one(at).await?;
+        let admin = at.admin().await?;
+        admin.delete(&copy.target(at)).await?;
+        let mut settled = consumer.settle_all(vec![copy.of(&delivery)]).await;
+        match (settled.pop(), copy) {
+            // The target was declared anew, and has it.
+            (Some(Ok(Settled::Done)), Copy::Retry) => {
+                let retried = consumer.next().await?;
+                ensure_eq!(retried.message().id(), delivery.message().id(), "the retry");
+                consumer.ack(&retried).await?;
+                consumer.gets_nothing().await
+            }
+            (Some(Ok(Settled::Done)), Copy::DeadLetter) => {
+                at.direct.dead_letters("billing_order", 1).await?;
+                consumer.gets_nothing().await
+            }
+            (Some(Err(_)), _) => {
+                consumer.crash().await;
+                let mut other = at.direct.consumer("billing_order").await?;
+                let again = other.next().await?;
+                ensure_eq!(
+                    again.message().id(),
+                    delivery.message().id(),
+                    "what came again"
+                );
+                other.ack(&again).await.map(drop)
+            }
+            (other, _) => Err(Failure::new(format!("it was settled as {other:?}"))),
+        }
+    })
+    .await
+}
