@@ -21,6 +21,7 @@ pages! {
     testing: "testing.md",
     middleware: "middleware.md",
     semantics: "semantics.md",
+    rabbitmq: "rabbitmq.md",
     performance: "performance.md",
     architecture: "architecture.md",
     writing_a_backend: "writing-a-backend.md",
