@@ -84,8 +84,10 @@ impl Stops {
     }
 
     pub(crate) fn stop(&self) {
-        self.stop.cancel();
+        // First, so that a backend knows what the releases that follow are for: a reader that is still being fed
+        // would get them again.
         self.readers.iter().for_each(CancellationToken::cancel);
+        self.stop.cancel();
     }
 
     pub(crate) fn stop_now(&self) {

@@ -326,10 +326,8 @@ impl Reader {
         let answer = open.session.channel.answer("end a consumer", cancel).await;
         open.session.end();
         answer?;
-        if !open.session.is_open() {
-            // lapin counts a consumer whose connection is lost as ended.
-            return Err(error::lost("end a consumer"));
-        }
+        // lapin counts a consumer whose connection is lost as ended, so this is asked for once more.
+        open.session.sync().await?;
         let (mut held, mut back) = (Vec::new(), Vec::new());
         while let Some(Some(Ok(incoming))) = open.consumer.next().now_or_never() {
             let generation = open.session.generation;

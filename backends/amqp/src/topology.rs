@@ -316,7 +316,11 @@ async fn delete(live: &Arc<Live>, queue: &QueueName) -> Result<()> {
     let requests = all.map(|name| {
         // What is not there counts as deleted.
         let request = channel.queue_delete(name.as_str().into(), QueueDeleteOptions::default());
-        async move { channel.answer(&format!("delete queue `{name}`"), request).await }
+        async move {
+            channel
+                .answer(&format!("delete queue `{name}`"), request)
+                .await
+        }
     });
     // All at once: a channel answers in order.
     for deleted in futures_util::future::join_all(requests).await {
