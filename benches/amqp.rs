@@ -1,0 +1,546 @@
+//! What the framework costs on RabbitMQ: lapin's best loop, the backend alone and the whole framework in turn,
+//! with the same queue, the same guarantee and the same bytes on the wire.
+//!
+//! `RABBITMQ_URL=amqp://… cargo bench -p event-benches --bench amqp [-- --messages N] [--rounds N]`
+
+use std::{
+    error::Error,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use event_amqp::AmqpTransport;
+use event_benches::{BATCH, RawBytes, payload};
+use event_core::{
+    Arrival, Binding, Bus, Delivery, Message, Queue, QueueSpec, Service, Settled, Settlement,
+    Transport,
+};
+use futures_util::{StreamExt, future::try_join_all, stream, stream::FuturesUnordered};
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions,
+        BasicQosOptions, ConfirmSelectOptions, QueuePurgeOptions,
+    },
+    types::FieldTable,
+};
+
+type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const EXCHANGE: &str = "bench";
+const KEY: &str = "bench.v1.raw";
+/// How many publishes lapin has on their way: more are no faster.
+const WINDOW: usize = 1_000;
+const PREFETCH: u16 = 1_000;
+/// How many deliveries lapin acknowledges at once.
+const TOGETHER: u64 = 250;
+/// How many batches are on their way through the backend and the framework.
+const FLYING: usize = 8;
+const TASKS: u64 = 64;
+
+/// Who publishes or consumes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Lapin,
+    Backend,
+    Framework,
+}
+
+const ALL: [By; 3] = [By::Lapin, By::Backend, By::Framework];
+
+impl By {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Lapin => "lapin",
+            Self::Backend => "backend",
+            Self::Framework => "framework",
+        }
+    }
+}
+
+/// What one measurement took.
+#[derive(Clone, Copy)]
+struct Cost {
+    per_second: f64,
+    /// Of the processor, for each message, in microseconds.
+    cpu: f64,
+}
+
+struct Bench {
+    queue: String,
+    /// Publishes, as the backend has a connection for each direction too.
+    publishing: Channel,
+    consuming: Connection,
+    _publishing: Connection,
+    transport: Arc<dyn Transport>,
+    bus: Bus,
+    event: RawBytes,
+    /// As the framework published it.
+    message: Message,
+    properties: BasicProperties,
+}
+
+impl Bench {
+    async fn open(url: &str, bytes: usize) -> Outcome<Self> {
+        let queue = format!("bench_amqp_{}", std::process::id());
+        let transport: Arc<dyn Transport> = Arc::new(AmqpTransport::connect(url).await?);
+        let bus = Bus::from_arc(transport.clone());
+        bus.topology().delete_queue(&queue).await?;
+        let service = Service::new("bench").queue(described(&queue));
+        bus.topology().declare(&service.topology()?).await?;
+        let event = RawBytes(payload(bytes));
+
+        let connect = || Connection::connect(url, ConnectionProperties::default());
+        let (consuming, connection) = (connect().await?, connect().await?);
+        let publishing = connection.create_channel().await?;
+        publishing
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
+
+        // The same on the wire: lapin sends again what the framework sent.
+        event.publish(&bus).await?;
+        let got = publishing
+            .basic_get(queue.as_str().into(), BasicGetOptions::default())
+            .await?
+            .ok_or("the first message is not there")?;
+        let properties = got.properties.clone();
+        publishing
+            .basic_ack(got.delivery_tag, BasicAckOptions::default())
+            .await?;
+        event.publish(&bus).await?;
+        let mut subscription = transport.consume(&spec(&queue)?).await?;
+        let Arrival::Batch(batch) = subscription.deliveries.next(1).await? else {
+            return Err("the second message is not there".into());
+        };
+        let message = batch.first().map(|delivery| delivery.message().clone());
+        let acks = batch.iter().map(|delivery| Settlement::Ack(delivery.tag()));
+        for settled in subscription.settle.settle(acks.collect()).await {
+            settled?;
+        }
+        end(subscription).await?;
+        Ok(Self {
+            queue,
+            publishing,
+            consuming,
+            _publishing: connection,
+            transport,
+            bus,
+            event,
+            message: message.ok_or("a batch is empty")?,
+            properties,
+        })
+    }
+
+    /// Publishes so many messages, pipelined.
+    async fn publish(&self, by: By, messages: u64) -> Outcome<Cost> {
+        let batches = messages.div_ceil(BATCH);
+        let meter = Meter::start();
+        match by {
+            By::Lapin => {
+                let mut confirms = FuturesUnordered::new();
+                for _ in 0..batches * BATCH {
+                    if confirms.len() >= WINDOW {
+                        confirmed(confirms.next().await)?;
+                    }
+                    confirms.push(self.send());
+                }
+                while let Some(confirm) = confirms.next().await {
+                    confirmed(Some(confirm))?;
+                }
+            }
+            By::Backend => {
+                let deadline = tokio::time::Instant::now() + Duration::from_secs(600);
+                let mut flying = stream::iter(0..batches)
+                    .map(|_| {
+                        let batch = (0..BATCH).map(|_| self.message.clone()).collect();
+                        self.transport.publish(batch, deadline)
+                    })
+                    .buffer_unordered(FLYING);
+                while let Some(results) = flying.next().await {
+                    for result in results {
+                        result?;
+                    }
+                }
+            }
+            By::Framework => {
+                let mut flying = stream::iter(0..batches)
+                    .map(|_| async {
+                        let events: Vec<_> = (0..BATCH).map(|_| self.event.clone()).collect();
+                        self.bus.publish_all(&events).await
+                    })
+                    .buffer_unordered(FLYING);
+                while let Some(results) = flying.next().await {
+                    for result in results {
+                        result?;
+                    }
+                }
+            }
+        }
+        Ok(meter.stop(batches * BATCH))
+    }
+
+    async fn send(&self) -> lapin::Result<Confirmation> {
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let (properties, bytes) = (self.properties.clone(), &self.event.0);
+        let sent =
+            self.publishing
+                .basic_publish(EXCHANGE.into(), KEY.into(), options, bytes, properties);
+        sent.await?.await
+    }
+
+    /// Consumes and acknowledges what the queue holds. The time is that from the first delivery to the last
+    /// acknowledgement.
+    async fn consume(&self, by: By, messages: u64) -> Outcome<Cost> {
+        let messages = messages.div_ceil(BATCH) * BATCH;
+        match by {
+            By::Lapin => self.consume_with_lapin(messages).await,
+            By::Backend => self.consume_with_backend(messages).await,
+            By::Framework => self.consume_with_framework(messages).await,
+        }
+    }
+
+    async fn consume_with_lapin(&self, messages: u64) -> Outcome<Cost> {
+        let channel = self.consuming.create_channel().await?;
+        channel
+            .basic_qos(PREFETCH, BasicQosOptions::default())
+            .await?;
+        let mut consumer = channel
+            .basic_consume(
+                self.queue.as_str().into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        let mut meter = None;
+        let mut count = 0;
+        while count < messages {
+            let delivery = consumer.next().await.ok_or("the consumer ended")??;
+            meter.get_or_insert_with(Meter::start);
+            count += 1;
+            if count.is_multiple_of(TOGETHER) || count == messages {
+                let up_to = BasicAckOptions { multiple: true };
+                channel.basic_ack(delivery.delivery_tag, up_to).await?;
+            }
+        }
+        let cost = meter.ok_or("nothing came")?.stop(messages);
+        channel.close(200, "done".into()).await?;
+        Ok(cost)
+    }
+
+    async fn consume_with_backend(&self, messages: u64) -> Outcome<Cost> {
+        let mut subscription = self.transport.consume(&spec(&self.queue)?).await?;
+        let mut meter = None;
+        let mut count = 0;
+        while count < messages {
+            let Arrival::Batch(batch) = subscription.deliveries.next(BATCH as usize).await? else {
+                return Err("the subscription ended".into());
+            };
+            meter.get_or_insert_with(Meter::start);
+            let acks = batch.iter().map(Delivery::tag).map(Settlement::Ack);
+            for settled in subscription.settle.settle(acks.collect()).await {
+                count += u64::from(settled? == Settled::Done);
+            }
+        }
+        let cost = meter.ok_or("nothing came")?.stop(messages);
+        end(subscription).await?;
+        Ok(cost)
+    }
+
+    async fn consume_with_framework(&self, messages: u64) -> Outcome<Cost> {
+        HANDLED.store(0, Relaxed);
+        let before = self.bus.counters().handled;
+        let service = Service::new("bench").queue(described(&self.queue));
+        let running = service.start(&self.bus).await?;
+        while HANDLED.load(Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_micros(100)).await;
+        }
+        let begun = (Meter::start(), HANDLED.load(Relaxed));
+        while self.bus.counters().handled - before < messages {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let cost = begun.0.stop(messages - begun.1);
+        running.shutdown().await?;
+        Ok(cost)
+    }
+
+    /// How long a publish takes that is awaited alone: each of the three in turn, in microseconds, sorted.
+    async fn single(&self, messages: u64) -> Outcome<[Vec<f64>; 3]> {
+        let mut taken = [const { Vec::new() }; 3];
+        for _ in 0..messages {
+            for (by, taken) in ALL.into_iter().zip(&mut taken) {
+                let start = Instant::now();
+                match by {
+                    By::Lapin => confirmed(Some(self.send().await))?,
+                    By::Backend => {
+                        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+                        let batch = vec![self.message.clone()];
+                        for result in self.transport.publish(batch, deadline).await {
+                            result?;
+                        }
+                    }
+                    By::Framework => _ = self.event.publish(&self.bus).await?,
+                }
+                taken.push(start.elapsed().as_secs_f64() * 1e6);
+            }
+        }
+        for taken in &mut taken {
+            taken.sort_by(f64::total_cmp);
+        }
+        Ok(taken)
+    }
+
+    /// Many tasks on one bus, each of which awaits its publishes one by one.
+    async fn tasks(&self, messages: u64) -> Outcome<Cost> {
+        let each = messages / TASKS;
+        let meter = Meter::start();
+        let tasks = (0..TASKS).map(|_| {
+            let (bus, event) = (self.bus.clone(), self.event.clone());
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    event.publish(&bus).await?;
+                }
+                event_core::Result::<()>::Ok(())
+            })
+        });
+        for done in try_join_all(tasks).await? {
+            done?;
+        }
+        Ok(meter.stop(each * TASKS))
+    }
+
+    async fn purge(&self) -> Outcome {
+        let name = self.queue.as_str().into();
+        let purge = self
+            .publishing
+            .queue_purge(name, QueuePurgeOptions::default());
+        purge.await?;
+        Ok(())
+    }
+
+    async fn close(self) -> Outcome {
+        self.bus.topology().delete_queue(&self.queue).await?;
+        self.bus.close().await?;
+        Ok(())
+    }
+}
+
+static HANDLED: AtomicU64 = AtomicU64::new(0);
+
+async fn count(_: RawBytes) {
+    HANDLED.fetch_add(1, Relaxed);
+}
+
+fn described(queue: &str) -> Queue {
+    Queue::new(queue)
+        .bind(EXCHANGE, KEY)
+        .prefetch(usize::from(PREFETCH))
+        .handle(count)
+}
+
+fn spec(queue: &str) -> Outcome<QueueSpec> {
+    let mut spec = QueueSpec::new(queue.parse()?);
+    spec.bindings.push(Binding::new(EXCHANGE, KEY)?);
+    spec.prefetch = usize::from(PREFETCH);
+    Ok(spec)
+}
+
+async fn end(mut subscription: event_core::Subscription) -> Outcome {
+    subscription.stop.cancel();
+    while !matches!(subscription.deliveries.next(1).await?, Arrival::Ended) {}
+    Ok(())
+}
+
+fn confirmed(confirm: Option<lapin::Result<Confirmation>>) -> Outcome {
+    match confirm {
+        Some(Ok(confirmation)) if confirmation.is_ack() => Ok(()),
+        Some(Err(error)) => Err(error.into()),
+        _ => Err("a publish was refused".into()),
+    }
+}
+
+/// Time and processor time of this process.
+struct Meter {
+    start: Instant,
+    ticks: u64,
+}
+
+impl Meter {
+    fn start() -> Self {
+        Self {
+            start: Instant::now(),
+            ticks: ticks(),
+        }
+    }
+
+    fn stop(self, messages: u64) -> Cost {
+        let messages = messages as f64;
+        // A tick of Linux is 10 ms.
+        let cpu = (ticks() - self.ticks) as f64 * 1e4 / messages;
+        Cost {
+            per_second: messages / self.start.elapsed().as_secs_f64(),
+            cpu,
+        }
+    }
+}
+
+/// Processor time of all threads, in ticks; 0 where there is no `/proc`.
+fn ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may contain anything: utime and stime are the 12th and 13th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let times = fields.split_whitespace().skip(11).take(2);
+    times.filter_map(|time| time.parse::<u64>().ok()).sum()
+}
+
+/// One row of the table, with what each round measured.
+struct Row {
+    name: String,
+    unit: &'static str,
+    values: Vec<f64>,
+    cpu: Vec<f64>,
+    /// The row that it is compared with.
+    beside: usize,
+}
+
+#[derive(Default)]
+struct Table(Vec<Row>);
+
+impl Table {
+    /// Adds a value to a row, and answers which it is.
+    fn add(
+        &mut self,
+        name: String,
+        unit: &'static str,
+        value: f64,
+        cpu: Option<f64>,
+        beside: Option<usize>,
+    ) -> usize {
+        let at = self.0.iter().position(|row| row.name == name);
+        let at = at.unwrap_or_else(|| {
+            let beside = beside.unwrap_or(self.0.len());
+            self.0.push(Row {
+                name,
+                unit,
+                values: Vec::new(),
+                cpu: Vec::new(),
+                beside,
+            });
+            self.0.len() - 1
+        });
+        self.0[at].values.push(value);
+        self.0[at].cpu.extend(cpu);
+        at
+    }
+
+    fn print(&mut self) {
+        for row in &mut self.0 {
+            row.values.sort_by(f64::total_cmp);
+            row.cpu.sort_by(f64::total_cmp);
+        }
+        println!(
+            "{:<34} {:>9} {:>9} {:>9} {:<6} {:>6} {:>8}",
+            "", "median", "least", "most", "", "ratio", "cpu µs"
+        );
+        for row in &self.0 {
+            let median = median(&row.values);
+            let ratio = median / self::median(&self.0[row.beside].values);
+            let cpu = if row.cpu.is_empty() {
+                String::new()
+            } else {
+                format!("{:.1}", self::median(&row.cpu))
+            };
+            let (least, most) = (row.values[0], row.values[row.values.len() - 1]);
+            println!(
+                "{:<34} {median:>9.0} {least:>9.0} {most:>9.0} {:<6} {ratio:>6.2} {cpu:>8}",
+                row.name, row.unit
+            );
+        }
+    }
+}
+
+/// Of sorted values.
+fn median(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
+}
+
+fn option(name: &str, default: u64) -> u64 {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    let value = arguments.nth(1).and_then(|value| value.parse().ok());
+    value.unwrap_or(default)
+}
+
+async fn run(url: &str) -> Outcome {
+    let (messages, rounds) = (option("--messages", 50_000), option("--rounds", 3));
+    let mut table = Table::default();
+    for bytes in [64, 256] {
+        let bench = Bench::open(url, bytes).await?;
+        // Warm, and not counted.
+        bench.publish(By::Framework, messages / 10).await?;
+        bench.consume(By::Framework, messages / 10).await?;
+        // In turn, so that a slow moment of a shared machine does not hit one row alone.
+        for _ in 0..rounds {
+            let (mut published, mut consumed) = (None, None);
+            let mut pipelined = 0;
+            for by in ALL {
+                let cost = bench.publish(by, messages).await?;
+                let name = format!("publish, {bytes} B, {}", by.name());
+                pipelined = table.add(name, "/s", cost.per_second, Some(cost.cpu), published);
+                published.get_or_insert(pipelined);
+                let cost = bench.consume(by, messages).await?;
+                let name = format!("consume, {bytes} B, {}", by.name());
+                let at = table.add(name, "/s", cost.per_second, Some(cost.cpu), consumed);
+                consumed.get_or_insert(at);
+            }
+            let cost = bench.tasks(messages).await?;
+            let name = format!("publish, {bytes} B, {TASKS} tasks");
+            table.add(name, "/s", cost.per_second, Some(cost.cpu), Some(pipelined));
+            bench.purge().await?;
+            let taken = bench.single(messages / 50).await?;
+            for (at, percentile) in [(2, "p50"), (100, "p99")] {
+                let mut beside = None;
+                for (by, taken) in ALL.into_iter().zip(&taken) {
+                    let name = format!("one publish, {bytes} B, {percentile}, {}", by.name());
+                    let value = taken[taken.len() - 1 - taken.len() / at];
+                    let at = table.add(name, "µs", value, None, beside);
+                    beside.get_or_insert(at);
+                }
+            }
+            bench.purge().await?;
+        }
+        bench.close().await?;
+    }
+    table.print();
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    // `cargo test --benches` only wants to know that it starts.
+    if std::env::args().any(|argument| argument == "--test") {
+        return ExitCode::SUCCESS;
+    }
+    let Ok(url) = std::env::var("RABBITMQ_URL") else {
+        eprintln!("RABBITMQ_URL names no RabbitMQ; `scripts/brokers up rabbitmq` starts one");
+        return ExitCode::FAILURE;
+    };
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Into::into)
+        .and_then(|runtime| runtime.block_on(run(&url)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
