@@ -40,7 +40,7 @@ const PREFETCH: u16 = 1_000;
 const TOGETHER: u64 = 250;
 /// How many batches are on their way through the backend and the framework.
 const FLYING: usize = 8;
-const TASKS: u64 = 64;
+const TASKS: usize = 64;
 
 /// Who publishes or consumes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,15 +135,15 @@ impl Bench {
         })
     }
 
-    /// Publishes so many messages, pipelined.
-    async fn publish(&self, by: By, messages: u64) -> Outcome<Cost> {
+    /// Publishes so many messages, pipelined: lapin with so many on their way.
+    async fn publish(&self, by: By, messages: u64, window: usize) -> Outcome<Cost> {
         let batches = messages.div_ceil(BATCH);
         let meter = Meter::start();
         match by {
             By::Lapin => {
                 let mut confirms = FuturesUnordered::new();
                 for _ in 0..batches * BATCH {
-                    if confirms.len() >= WINDOW {
+                    if confirms.len() >= window {
                         confirmed(confirms.next().await)?;
                     }
                     confirms.push(self.send());
@@ -299,7 +299,7 @@ impl Bench {
 
     /// Many tasks on one bus, each of which awaits its publishes one by one.
     async fn tasks(&self, messages: u64) -> Outcome<Cost> {
-        let each = messages / TASKS;
+        let each = messages / TASKS as u64;
         let meter = Meter::start();
         let tasks = (0..TASKS).map(|_| {
             let (bus, event) = (self.bus.clone(), self.event.clone());
@@ -313,7 +313,7 @@ impl Bench {
         for done in try_join_all(tasks).await? {
             done?;
         }
-        Ok(meter.stop(each * TASKS))
+        Ok(meter.stop(each * TASKS as u64))
     }
 
     async fn purge(&self) -> Outcome {
@@ -414,61 +414,57 @@ struct Row {
 struct Table(Vec<Row>);
 
 impl Table {
-    /// Adds a value to a row, and answers which it is.
-    fn add(
-        &mut self,
-        name: String,
-        unit: &'static str,
-        value: f64,
-        cpu: Option<f64>,
-        beside: Option<usize>,
-    ) -> usize {
-        let at = self.0.iter().position(|row| row.name == name);
-        let at = at.unwrap_or_else(|| {
-            let beside = beside.unwrap_or(self.0.len());
-            self.0.push(Row {
-                name,
-                unit,
-                values: Vec::new(),
-                cpu: Vec::new(),
-                beside,
-            });
-            self.0.len() - 1
+    fn row(&mut self, name: String, unit: &'static str, beside: usize) {
+        self.0.push(Row {
+            name,
+            unit,
+            values: Vec::new(),
+            cpu: Vec::new(),
+            beside,
         });
-        self.0[at].values.push(value);
-        self.0[at].cpu.extend(cpu);
-        at
     }
 
-    fn print(&mut self) {
-        for row in &mut self.0 {
-            row.values.sort_by(f64::total_cmp);
-            row.cpu.sort_by(f64::total_cmp);
-        }
+    fn add(&mut self, row: usize, cost: Cost) {
+        self.0[row].values.push(cost.per_second);
+        self.0[row].cpu.push(cost.cpu);
+    }
+
+    fn print(&self) {
         println!(
-            "{:<34} {:>9} {:>9} {:>9} {:<6} {:>6} {:>8}",
-            "", "median", "least", "most", "", "ratio", "cpu µs"
+            "{:<34} {:>8} {:>8} {:>8} {:<4} {:>6} {:>6} {:>6} {:>7}",
+            "", "median", "least", "most", "", "ratio", "least", "most", "cpu µs"
         );
         for row in &self.0 {
-            let median = median(&row.values);
-            let ratio = median / self::median(&self.0[row.beside].values);
-            let cpu = if row.cpu.is_empty() {
-                String::new()
-            } else {
-                format!("{:.1}", self::median(&row.cpu))
+            // Round by round: what slows the machine down slows both.
+            let beside = self.0[row.beside].values.iter();
+            let ratios = row
+                .values
+                .iter()
+                .zip(beside)
+                .map(|(own, other)| own / other);
+            let (least, median, most) = spread(row.values.iter().copied());
+            let (lower, ratio, upper) = spread(ratios);
+            let cpu = match row.cpu[..] {
+                [] => String::new(),
+                _ => format!("{:.1}", spread(row.cpu.iter().copied()).1),
             };
-            let (least, most) = (row.values[0], row.values[row.values.len() - 1]);
             println!(
-                "{:<34} {median:>9.0} {least:>9.0} {most:>9.0} {:<6} {ratio:>6.2} {cpu:>8}",
+                "{:<34} {median:>8.0} {least:>8.0} {most:>8.0} {:<4} {ratio:>6.2} {lower:>6.2} {upper:>6.2} {cpu:>7}",
                 row.name, row.unit
             );
         }
     }
 }
 
-/// Of sorted values.
-fn median(sorted: &[f64]) -> f64 {
-    sorted[sorted.len() / 2]
+/// The least, the median and the most.
+fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    (
+        values[0],
+        values[values.len() / 2],
+        values[values.len() - 1],
+    )
 }
 
 fn option(name: &str, default: u64) -> u64 {
@@ -478,40 +474,61 @@ fn option(name: &str, default: u64) -> u64 {
 }
 
 async fn run(url: &str) -> Outcome {
-    let (messages, rounds) = (option("--messages", 50_000), option("--rounds", 3));
+    let messages = option("--messages", 50_000);
+    let rounds = usize::try_from(option("--rounds", 3))?.max(1);
     let mut table = Table::default();
     for bytes in [64, 256] {
+        let first = table.0.len();
+        for by in ALL {
+            table.row(format!("publish, {bytes} B, {}", by.name()), "/s", first);
+        }
+        for by in ALL {
+            table.row(
+                format!("consume, {bytes} B, {}", by.name()),
+                "/s",
+                first + 3,
+            );
+        }
+        table.row(
+            format!("publish, {bytes} B, {TASKS} tasks"),
+            "/s",
+            first + 2,
+        );
+        table.row(
+            format!("publish, {bytes} B, lapin, {TASKS} open"),
+            "/s",
+            first,
+        );
+        for (at, percentile) in ["p50", "p99"].into_iter().enumerate() {
+            for by in ALL {
+                let name = format!("one publish, {bytes} B, {percentile}, {}", by.name());
+                table.row(name, "µs", first + 8 + 3 * at);
+            }
+        }
         let bench = Bench::open(url, bytes).await?;
         // Warm, and not counted.
-        bench.publish(By::Framework, messages / 10).await?;
+        bench.publish(By::Framework, messages / 10, WINDOW).await?;
         bench.consume(By::Framework, messages / 10).await?;
-        // In turn, so that a slow moment of a shared machine does not hit one row alone.
-        for _ in 0..rounds {
-            let (mut published, mut consumed) = (None, None);
-            let mut pipelined = 0;
-            for by in ALL {
-                let cost = bench.publish(by, messages).await?;
-                let name = format!("publish, {bytes} B, {}", by.name());
-                pipelined = table.add(name, "/s", cost.per_second, Some(cost.cpu), published);
-                published.get_or_insert(pipelined);
-                let cost = bench.consume(by, messages).await?;
-                let name = format!("consume, {bytes} B, {}", by.name());
-                let at = table.add(name, "/s", cost.per_second, Some(cost.cpu), consumed);
-                consumed.get_or_insert(at);
+        // In turn, so that a slow moment of a shared machine does not hit one row alone; and each of them first
+        // once, so that none always has a queue that the one before it has just left.
+        for round in 0..rounds {
+            for turn in 0..ALL.len() {
+                let at = (turn + round) % ALL.len();
+                let published = bench.publish(ALL[at], messages, WINDOW).await?;
+                let consumed = bench.consume(ALL[at], messages).await?;
+                table.add(first + at, published);
+                table.add(first + 3 + at, consumed);
             }
-            let cost = bench.tasks(messages).await?;
-            let name = format!("publish, {bytes} B, {TASKS} tasks");
-            table.add(name, "/s", cost.per_second, Some(cost.cpu), Some(pipelined));
+            table.add(first + 6, bench.tasks(messages).await?);
+            bench.purge().await?;
+            let open = bench.publish(By::Lapin, messages, TASKS).await?;
+            table.add(first + 7, open);
             bench.purge().await?;
             let taken = bench.single(messages / 50).await?;
-            for (at, percentile) in [(2, "p50"), (100, "p99")] {
-                let mut beside = None;
-                for (by, taken) in ALL.into_iter().zip(&taken) {
-                    let name = format!("one publish, {bytes} B, {percentile}, {}", by.name());
-                    let value = taken[taken.len() - 1 - taken.len() / at];
-                    let at = table.add(name, "µs", value, None, beside);
-                    beside.get_or_insert(at);
-                }
+            for (at, taken) in taken.iter().enumerate() {
+                let above = |share: usize| taken[taken.len() - 1 - taken.len() / share];
+                table.0[first + 8 + at].values.push(above(2));
+                table.0[first + 11 + at].values.push(above(100));
             }
             bench.purge().await?;
         }
