@@ -49,7 +49,8 @@ async fn holds_one(at: &Stage) -> CaseResult<(Consumer, Delivery)> {
     at.direct.declare(&[&spec]).await?;
     let process = at.cx.process().await?;
     let mut consumer = at.cx.consume(&process, &spec).await?;
-    publish(at.direct.bus(), 1..=1).await?;
+    // By this process, which then is ready to publish the copy.
+    publish(&process, 1..=1).await?;
     let delivery = consumer.next().await?;
     Ok((consumer, delivery))
 }
