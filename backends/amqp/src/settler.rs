@@ -368,10 +368,14 @@ impl Settle for Settler {
             let Some(session) = self.session(tag.generation) else {
                 continue;
             };
-            match session.kept(tag.number) {
+            let kept = session.kept(tag.number).filter(|kept| !kept.suspect);
+            if kept.is_some() {
+                session.ended().await;
+            }
+            match kept {
                 // Once more, and it would be suspected of something. But a copy goes to the end of the queue, which
                 // others of its partition key must not get ahead of.
-                Some(kept) if !kept.suspect && !session.has_neighbours(tag.number) => {
+                Some(kept) if !session.has_neighbours(tag.number) => {
                     if session.begin_to_move(tag.number) {
                         let queue = self.spec.name.to_string();
                         let copy = Outbound::copy(kept.message, queue, Notes::default());

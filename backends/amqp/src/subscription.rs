@@ -323,11 +323,11 @@ impl Reader {
             .session
             .channel
             .basic_cancel(tag, BasicCancelOptions::default());
-        let answer = open.session.channel.answer("end a consumer", cancel).await;
-        open.session.end();
-        answer?;
-        // lapin counts a consumer whose connection is lost as ended, so this is asked for once more.
-        open.session.sync().await?;
+        let mut answer = open.session.channel.answer("end a consumer", cancel).await;
+        if answer.is_ok() {
+            // lapin counts a consumer whose connection is lost as ended, so this is asked for once more.
+            answer = open.session.sync().await;
+        }
         let (mut held, mut back) = (Vec::new(), Vec::new());
         while let Some(Some(Ok(incoming))) = open.consumer.next().now_or_never() {
             let generation = open.session.generation;
@@ -336,6 +336,8 @@ impl Reader {
             back.push(Settlement::Release(delivery.tag()));
         }
         open.session.hold(held);
+        open.session.end();
+        answer?;
         for result in self.settler.settle(back).await {
             if let Err(error) = result {
                 tracing::warn!(target: "switchboard", queue = %self.spec.name, %error, "cannot give a delivery back");

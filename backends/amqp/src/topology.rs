@@ -11,7 +11,10 @@ use event_core::{
 };
 use lapin::{
     ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions},
+    options::{
+        ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+        QueuePurgeOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 
@@ -46,6 +49,26 @@ impl Declared {
                 }
             }
         }
+    }
+
+    /// The queues that hand their messages on, as far as they were declared for this one here.
+    pub(crate) fn forwarding(&self, queue: &str) -> Vec<String> {
+        let all = self.lock();
+        let specs = all
+            .queues
+            .iter()
+            .filter(|spec| spec.name.as_str() == queue && spec.kind == QueueKind::Durable);
+        specs
+            .flat_map(|spec| {
+                let steps = spec
+                    .retry_waits
+                    .iter()
+                    .filter_map(|wait| names::step(*wait));
+                steps
+                    .map(|step| names::retry(queue, step))
+                    .chain([names::probation(queue)])
+            })
+            .collect()
     }
 
     pub(crate) fn forget(&self, removal: &Removal) {
@@ -300,6 +323,21 @@ async fn unbind(live: &Arc<Live>, queue: &QueueName, binding: &Binding) -> Resul
             other
         }
     }
+}
+
+/// Waits until queues that were just declared are at work. Deleting one before ends the dead-lettering of the whole
+/// node until it is restarted (seen with 3.10.8).
+pub(crate) async fn settle_down(live: &Arc<Live>, forwarding: &[String]) -> Result<()> {
+    for name in forwarding {
+        let on = channel::open(live).await?;
+        // A round trip through the queue itself. What is not there, or goes away meanwhile, needs none.
+        let purge = on.queue_purge(name.as_str().into(), QueuePurgeOptions::default());
+        match on.answer(&format!("purge queue `{name}`"), purge).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => on.end().await,
+        }
+    }
+    Ok(())
 }
 
 async fn delete(live: &Arc<Live>, queue: &QueueName) -> Result<()> {

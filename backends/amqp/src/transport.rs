@@ -79,6 +79,10 @@ impl Transport for AmqpTransport {
 
     async fn remove(&self, removal: &Removal) -> Result<()> {
         let live = self.shared.consuming("remove from the topology").await?;
+        if let Removal::Queue(queue) = removal {
+            let forwarding = self.shared.declared.forwarding(queue);
+            topology::settle_down(&live, &forwarding).await?;
+        }
         // First, so that it is not declared again behind its back.
         self.shared.declared.forget(removal);
         topology::remove(&live, removal).await?;

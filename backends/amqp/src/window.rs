@@ -2,16 +2,13 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use event_core::{Message, Result};
 use futures_util::FutureExt;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicQosOptions};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::Owned;
@@ -29,7 +26,7 @@ pub(crate) struct Session {
     /// Set when the reader is to end.
     stop: CancellationToken,
     /// Whether the server has ended the consumer.
-    ended: AtomicBool,
+    ended: CancellationToken,
     window: Mutex<Window>,
 }
 
@@ -102,7 +99,7 @@ impl Session {
             channel,
             prefetch,
             stop,
-            ended: AtomicBool::new(false),
+            ended: CancellationToken::new(),
             window: Mutex::new(window),
         }
     }
@@ -181,7 +178,7 @@ impl Session {
     pub(crate) fn flush(&self) -> bool {
         let mut window = self.lock();
         // A consumer that is being ended would get again what is given back, and nobody would read it.
-        let may_release = !self.stop.is_cancelled() || self.ended.load(SeqCst);
+        let may_release = !self.stop.is_cancelled() || self.ended.is_cancelled();
         let ready = if may_release {
             window.ready_to_release()
         } else {
@@ -229,8 +226,16 @@ impl Session {
 
     /// The server has ended the consumer: nothing new comes.
     pub(crate) fn end(&self) {
-        self.ended.store(true, SeqCst);
+        self.ended.cancel();
         self.flush();
+    }
+
+    /// Waits until nothing new comes, if it is about to end. Until then it is not known what else is held.
+    pub(crate) async fn ended(&self) {
+        if self.stop.is_cancelled() {
+            // A reader that is waited for itself does not end it.
+            let _ = timeout(Duration::from_secs(1), self.ended.cancelled()).await;
+        }
     }
 
     /// Whether everything was settled.

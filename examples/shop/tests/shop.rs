@@ -4,6 +4,8 @@
 #[allow(dead_code)]
 mod generate;
 mod process;
+#[cfg(all(unix, feature = "amqp"))]
+mod rabbitmq;
 
 use std::{
     collections::{HashMap, HashSet},

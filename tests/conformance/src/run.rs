@@ -56,7 +56,8 @@ impl Setup {
     /// Runs the suite as a test target with `harness = false`: each case is a test, which can be listed,
     /// filtered and run alone.
     pub fn run(self) -> ExitCode {
-        let arguments = Arguments::from_args();
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = arguments.test_threads.or(self.threads);
         let verdicts: Arc<Mutex<Vec<(Case, Verdict)>>> = Arc::default();
         let trials = all_cases()
             .into_iter()

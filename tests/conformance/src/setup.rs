@@ -24,6 +24,7 @@ pub struct Setup {
     pub(crate) patience: Duration,
     pub(crate) quiet: Duration,
     pub(crate) limit: Duration,
+    pub(crate) threads: Option<usize>,
     pub(crate) scorecard: Option<PathBuf>,
     pub(crate) run: String,
 }
@@ -43,6 +44,7 @@ impl Setup {
             patience: Duration::from_secs(30),
             quiet: Duration::from_millis(500),
             limit: Duration::from_secs(300),
+            threads: None,
             scorecard: None,
             // Unique enough: two runs on one broker do not begin in one millisecond.
             run: format!("t{:x}", since.as_millis()),
@@ -82,6 +84,13 @@ impl Setup {
     /// How long a case may take in all, on the clock on the wall. 5 minutes by default, 1 with a paused clock.
     pub fn with_limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
+        self
+    }
+
+    /// How many cases run at the same time, if the command line does not say. As many as there are processors by
+    /// default; with a broker elsewhere cases mostly wait.
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
         self
     }
 

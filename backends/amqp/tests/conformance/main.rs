@@ -69,6 +69,7 @@ fn main() -> ExitCode {
         proxy: OnceCell::new(),
     })
     .with_lease(Duration::from_secs(1))
+    .with_threads(4)
     .with_scorecard(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/../../docs/scorecard-amqp.md"

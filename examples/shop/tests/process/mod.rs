@@ -5,8 +5,8 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
-    sync::mpsc,
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{Arc, Condvar, Mutex, mpsc},
     thread,
     time::Duration,
 };
@@ -28,6 +28,33 @@ pub(crate) struct Running {
     stderr: BufReader<ChildStderr>,
     /// What it has logged so far.
     log: String,
+}
+
+/// The rows of programs that run, as they come.
+#[derive(Clone, Default)]
+pub(crate) struct Rows(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Rows {
+    /// Waits until they satisfy the condition, and answers what it did.
+    pub(crate) fn wait<T>(
+        &self,
+        what: &str,
+        mut condition: impl FnMut(&[String]) -> Option<T>,
+    ) -> T {
+        let (rows, more) = &*self.0;
+        let mut found = None;
+        let (rows, over) = more
+            .wait_timeout_while(rows.lock().unwrap(), DEADLINE, |rows| {
+                found = condition(rows);
+                found.is_none()
+            })
+            .unwrap();
+        found.unwrap_or_else(|| panic!("waited for {what}; {} rows, {over:?}", rows.len()))
+    }
+
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().clone()
+    }
 }
 
 /// How a program ended.
@@ -102,6 +129,24 @@ impl Running {
         self.stdout.as_mut().unwrap().read_line(&mut row).unwrap();
         assert_ne!(row, "", "it ended without a row");
         row
+    }
+
+    /// Puts its rows beside others, as they come.
+    pub(crate) fn follow(&mut self, rows: &Rows) {
+        let (stdout, rows) = (self.stdout.take().unwrap(), rows.clone());
+        thread::spawn(move || {
+            let (all, more) = &*rows.0;
+            // A program that is killed may leave half a row.
+            for row in stdout.lines().map_while(Result::ok) {
+                all.lock().unwrap().push(row);
+                more.notify_all();
+            }
+        });
+    }
+
+    /// Its input, which ends when it is dropped.
+    pub(crate) fn input(&mut self) -> ChildStdin {
+        self.child.stdin.take().unwrap()
     }
 
     /// Nobody reads its rows any more.
