@@ -90,6 +90,8 @@ struct Consuming {
     session: Arc<Session>,
     consumer: Consumer,
     since: Instant,
+    /// The end of the consumer, when it was met behind deliveries: with an error, or without.
+    end: Option<Option<lapin::Error>>,
 }
 
 #[async_trait]
@@ -109,6 +111,17 @@ impl Deliveries for Reader {
                 self.consume_again().await?;
                 continue;
             };
+            match open.end.take() {
+                Some(Some(error)) => {
+                    self.lose(Some(&error));
+                    continue;
+                }
+                Some(None) => {
+                    self.cancelled().await?;
+                    continue;
+                }
+                None => {}
+            }
             let old = open
                 .session
                 .oldest()
@@ -157,10 +170,18 @@ impl Reader {
             held.push(hold);
             batch.push(delivery);
             if batch.len() < max {
-                // An error or an end that comes instead is met again by the next read: the channel is closed.
                 next = match open.consumer.next().now_or_never() {
                     Some(Some(Ok(incoming))) => Some(incoming),
-                    _ => None,
+                    // It is said once, so it is kept until these deliveries were given.
+                    Some(Some(Err(error))) => {
+                        open.end = Some(Some(error));
+                        None
+                    }
+                    Some(None) => {
+                        open.end = Some(None);
+                        None
+                    }
+                    None => None,
                 };
             }
         }
@@ -236,6 +257,7 @@ impl Reader {
             session,
             consumer,
             since: Instant::now(),
+            end: None,
         })
     }
 

@@ -37,7 +37,9 @@ impl Declared {
                 all.exchanges.push(exchange.clone());
             }
         }
-        for spec in &topology.queues {
+        let durable = topology.queues.iter();
+        // What belongs to others is not ours to declare.
+        for spec in durable.filter(|spec| spec.kind == QueueKind::Durable) {
             match all.queues.iter_mut().find(|known| known.name == spec.name) {
                 None => all.queues.push(spec.clone()),
                 Some(known) => {
@@ -89,10 +91,25 @@ impl Declared {
     /// Declares all of it on a new connection, before anything else is done with it.
     pub(crate) async fn replay(&self, live: &Arc<Live>) -> Result<()> {
         let all = self.lock().clone();
-        if all.exchanges.is_empty() && all.queues.is_empty() {
-            return Ok(());
+        let exchanges = Topology {
+            exchanges: all.exchanges,
+            ..Topology::default()
+        };
+        let queues = all.queues.into_iter().map(|spec| Topology {
+            queues: vec![spec],
+            ..Topology::default()
+        });
+        let mut result = Ok(());
+        // One by one, so that a queue which somebody declared otherwise meanwhile concerns nothing else.
+        for part in std::iter::once(exchanges).chain(queues) {
+            if let Err(error) = declare(live, &part).await {
+                if matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout) {
+                    return Err(error);
+                }
+                result = Err(error);
+            }
         }
-        declare(live, &all).await
+        result
     }
 
     fn lock(&self) -> MutexGuard<'_, Topology> {
