@@ -91,6 +91,9 @@ impl<T> Intake<T> {
         late: impl Fn() -> Error,
     ) -> Results {
         let count = items.len();
+        if count == 0 {
+            return Vec::new();
+        }
         if deadline <= Instant::now() {
             return vec![Err(late()); count];
         }
@@ -118,7 +121,13 @@ impl<T> Intake<T> {
             Ok(Err(_)) | Err(_) => {
                 // It was not sent, or is in the hands of the task, which may answer it until it is taken here.
                 waiting.batch = None;
-                answers.take(late)
+                match answers.take(late) {
+                    Some(results) => results,
+                    // The last answer came in this very moment.
+                    None => answered
+                        .try_recv()
+                        .unwrap_or_else(|_| vec![Err(gone()); count]),
+                }
             }
         }
     }
@@ -271,13 +280,16 @@ impl Answers {
     }
 
     /// The answers that are there, and `late` for the others, whose room stays taken until they are answered.
-    fn take(&self, late: impl Fn() -> Error) -> Results {
+    /// Nothing when all of them were sent off.
+    fn take(&self, late: impl Fn() -> Error) -> Option<Results> {
         let mut open = self.lock();
-        open.done = None;
+        open.done.take()?;
         let results = open.results.iter();
-        results
-            .map(|result| result.clone().unwrap_or_else(|| Err(late())))
-            .collect()
+        Some(
+            results
+                .map(|result| result.clone().unwrap_or_else(|| Err(late())))
+                .collect(),
+        )
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
@@ -390,6 +402,21 @@ mod tests {
         assert_eq!(results[1].as_ref().unwrap_err().kind(), ErrorKind::Timeout);
         // An answer that comes too late is nobody's.
         second.finish(Err(gone()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_at_the_deadline_itself_is_an_answer() {
+        let (done, mut answered) = oneshot::channel();
+        let answers = Answers::new(1, done);
+        answers.set(0, Err(gone()));
+        assert!(answers.take(late).is_none());
+        assert_eq!(answered.try_recv().unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_has_no_answers_at_once() {
+        let (intake, _orders) = intake::<Message>(1);
+        assert!(intake.publish(Vec::new(), soon(), late).await.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,6 +23,7 @@ use crate::{
     channel::{self, Owned, PATIENCE},
     error, names,
     publisher::Outbound,
+    settler::letter_id,
     shared::Shared,
     topology,
     wire::{Notes, Reading},
@@ -182,8 +183,8 @@ impl DeadLetters for Letters {
             return Ok(Vec::new());
         }
         let what = self.what();
-        // Behind one of them, all may have to be taken out.
-        let mut look = self.look(if after.is_none() { limit } else { 0 }).await?;
+        // All of them: they stand in the order of the queue, and are listed in that of their ids.
+        let mut look = self.look(0).await?;
         let mut listed: BTreeMap<DeadLetterId, DeadLetter> = BTreeMap::new();
         while let Some(found) = look.next(&what).await? {
             // Their ids begin with the time; what is put back need not come back in order.
@@ -192,8 +193,6 @@ impl DeadLetters for Letters {
             }
             if listed.len() > limit {
                 listed.pop_last();
-            } else if listed.len() == limit && after.is_none() {
-                break;
             }
         }
         look.end(&self.dead).await?;
@@ -205,6 +204,8 @@ impl DeadLetters for Letters {
         let what = self.what();
         let mut look = self.look(0).await?;
         let mut wanted = Wanted::new(selection);
+        // What becomes a dead letter again meanwhile is not replayed again.
+        let (mut left, begun) = (look.ready, DeadLetterId::new(letter_id()));
         let mut count = 0;
         let mut more = true;
         while more {
@@ -218,6 +219,11 @@ impl DeadLetters for Letters {
                         break;
                     }
                 };
+                let ours = !found.id.as_str().starts_with('~');
+                if (ours && found.id > begun) || (!ours && left == 0) {
+                    continue;
+                }
+                left = left.saturating_sub(u32::from(!ours));
                 if wanted.takes(&found.id) {
                     let message = DeadLetter::new(found.id, found.message).into_replay();
                     tags.push(found.tag);

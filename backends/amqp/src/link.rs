@@ -220,7 +220,11 @@ impl Supervisor {
         let mut live = first;
         loop {
             tokio::select! {
-                () = self.closing.cancelled() => break,
+                () = self.closing.cancelled() => {
+                    // Whoever still waits on it hears of the end, also when the server says nothing.
+                    live.fail();
+                    break;
+                }
                 () = watch_over(&live) => {}
             }
             live.fail();

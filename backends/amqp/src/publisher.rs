@@ -18,7 +18,7 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, sleep_until};
 
 use crate::{
     channel::{self, Owned},
@@ -30,6 +30,8 @@ use crate::{
 
 /// How many publishes are on their way at a time. More are no faster.
 const WINDOW: usize = 1_000;
+/// How long after its deadline a confirmation is waited for.
+const OVERDUE: Duration = Duration::from_secs(5);
 /// How often a message that was alone on its way may lose the connection before it is given up.
 const TRIES: u8 = 3;
 
@@ -132,6 +134,8 @@ impl Publisher {
             if generation != live.generation {
                 generation = live.generation;
                 self.exchanges.clear();
+                // It may have been raised meanwhile.
+                self.max_message.store(usize::MAX, Relaxed);
             }
             let channel = match open(&live).await {
                 Ok(channel) => Arc::new(channel),
@@ -197,6 +201,11 @@ impl Publisher {
             if self.ended && flights.open == 0 {
                 return End::Done;
             }
+            // As long as RabbitMQ blocks publishing, another channel would be no better.
+            let overdue = match flights.oldest_deadline() {
+                Some(deadline) if live.blocked().is_none() => deadline + OVERDUE,
+                _ => Instant::now() + Duration::from_secs(3_600),
+            };
             tokio::select! {
                 biased;
                 Some((number, confirm)) = confirms.next(), if !confirms.is_empty() => {
@@ -205,6 +214,12 @@ impl Publisher {
                     }
                 }
                 () = live.lost() => return End::Lost(None),
+                () = sleep_until(overdue) => {
+                    // A queue that confirms nothing must not hold up the others. What is still to be sent goes on
+                    // another channel.
+                    tracing::warn!(target: "switchboard", "RabbitMQ confirms nothing for long; publishing on another channel");
+                    return End::Lost(None);
+                }
                 order = self.orders.next(), if flights.open < window && !self.ended => match order {
                     Some(order) => self.backlog.push_back(Pending { order, tries: 0 }),
                     None => self.ended = true,
@@ -270,6 +285,14 @@ impl Publisher {
             Some(late(None))
         } else if message.payload().len() > self.max_message.load(Relaxed) {
             Some(too_large(message, self.max_message.load(Relaxed)))
+        } else if let Some(name) = wire::misunderstood(message) {
+            Some(Error::new(
+                ErrorKind::InvalidName,
+                format!(
+                    "the header `{name}` of {} would be read by RabbitMQ itself; use another name",
+                    message.address()
+                ),
+            ))
         } else if !wire::fits(message) {
             Some(Error::new(
                 ErrorKind::TooLarge,
@@ -405,6 +428,12 @@ impl Flights {
     fn push(&mut self, pending: Pending) {
         self.pending.push_back(Some(pending));
         self.open += 1;
+    }
+
+    /// When the caller of the oldest has given up.
+    fn oldest_deadline(&self) -> Option<Instant> {
+        let oldest = self.pending.front()?.as_ref()?;
+        Some(oldest.order.deadline())
     }
 
     fn take(&mut self, number: u64) -> Option<Pending> {

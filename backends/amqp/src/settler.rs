@@ -159,6 +159,10 @@ impl Settler {
         for ((at, session, tag), stored) in places.into_iter().zip(stored) {
             results[at] = match stored {
                 Err(error) => {
+                    if error.kind() == ErrorKind::NotFound {
+                        // Somebody deleted a queue for retries: it is declared again the next time.
+                        self.shared.forget_retries(&self.spec.name);
+                    }
                     session.not_moved(tag);
                     Err(error)
                 }
@@ -191,9 +195,7 @@ impl Settler {
             other => Some(self.copy(other).await?),
         };
         if let Some(copy) = copy {
-            for stored in self.shared.store(vec![copy]).await {
-                stored?;
-            }
+            self.shared.store_one(copy).await?;
         }
         let ack = alone
             .channel
@@ -230,18 +232,24 @@ impl Settler {
         let live = self.shared.consuming(&what).await?;
         let channel = channel::open(&live).await?;
         let copy = Outbound::copy(kept.message.clone(), probation.clone(), notes);
-        for stored in self.shared.store(vec![copy]).await {
-            stored?;
-        }
+        self.shared.store_one(copy).await?;
         let mut others = Vec::new();
         let mut mine = None;
         let until = Instant::now() + Duration::from_millis(names::PROBATION_MILLIS);
         while mine.is_none() && Instant::now() < until {
             let get = channel.basic_get(probation.as_str().into(), BasicGetOptions::default());
-            let Some(found) = channel.answer(&what, get).await? else {
+            let found = match channel.answer(&what, get).await {
+                Ok(Some(found)) => found,
                 // Somebody else looks for theirs at this moment, and gives ours back.
-                sleep(Duration::from_millis(5)).await;
-                continue;
+                Ok(None) => {
+                    sleep(Duration::from_millis(5)).await;
+                    continue;
+                }
+                // The copy is stored: it goes back to its queue, and the original has to go.
+                Err(error) => {
+                    tracing::warn!(target: "switchboard", queue = %self.spec.name, %error, "cannot run a suspect alone");
+                    break;
+                }
             };
             let read = Reading::default().read(
                 found.exchange.as_str(),
@@ -260,15 +268,12 @@ impl Settler {
                 requeue: true,
                 ..BasicNackOptions::default()
             };
-            channel
-                .answer(&what, channel.basic_nack(other, back))
-                .await?;
+            // Otherwise they go back with the channel.
+            let _ = channel.basic_nack(other, back).await;
         }
-        // From here on there are two of it, one of which has to go.
+        // From here on there are two of it, one of which has to go; at once, also when others are before it.
         let gone = !session.finish(tag.number);
-        if session.flush() {
-            self.stragglers.notify_one();
-        }
+        session.flush_stragglers();
         let Some(mine) = mine else {
             // It went back to its queue, where it is a suspect still.
             return Err(not_held(tag));
@@ -295,7 +300,7 @@ fn not_held(tag: DeliveryTag) -> Error {
 }
 
 /// The id of a dead letter: later ones sort behind earlier ones.
-fn letter_id() -> String {
+pub(crate) fn letter_id() -> String {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
@@ -311,6 +316,10 @@ impl Settle for Settler {
         let mut copies: Vec<(usize, Arc<Session>, u64, Settlement)> = Vec::new();
         let mut alone: Vec<(usize, Arc<Alone>, Settlement)> = Vec::new();
         let runs_alone = !self.lock().alone.is_empty();
+        let generations: Vec<u64> = settlements
+            .iter()
+            .map(|settlement| settlement.tag().generation)
+            .collect();
         for (at, settlement) in settlements.into_iter().enumerate() {
             let tag = settlement.tag();
             results.push(Ok(Settled::Lost));
@@ -351,8 +360,10 @@ impl Settle for Settler {
         if let Some(session) = &touched {
             if !session.is_open() {
                 // Nothing that is written to it arrives.
-                for result in &mut results {
-                    *result = Ok(Settled::Lost);
+                for (result, generation) in results.iter_mut().zip(&generations) {
+                    if *generation == session.generation {
+                        *result = Ok(Settled::Lost);
+                    }
                 }
             } else if session.flush() {
                 if self.stop.is_cancelled() {
@@ -413,6 +424,9 @@ impl Settle for Settler {
             }
         }
         while let Some(session) = self.emptied() {
+            if !session.is_open() {
+                continue;
+            }
             // The answer says that everything was received that was acknowledged before.
             let close = session.channel.close(200, "done".into());
             if session
@@ -421,8 +435,10 @@ impl Settle for Settler {
                 .await
                 .is_err()
             {
-                for result in &mut results {
-                    *result = Err(error::unflushed(&self.spec.name));
+                for (result, generation) in results.iter_mut().zip(&generations) {
+                    if *generation == session.generation {
+                        *result = Err(error::unflushed(&self.spec.name));
+                    }
                 }
             }
         }

@@ -110,6 +110,16 @@ impl Shared {
         self.send(copies, Instant::now() + COPY).await
     }
 
+    /// Stores one copy.
+    pub(crate) async fn store_one(&self, copy: Outbound) -> Result<()> {
+        let mut stored = self.store(vec![copy]).await;
+        // No answer is none that may be relied on.
+        let answer = stored
+            .pop()
+            .unwrap_or_else(|| Err(error::silent("store a copy")));
+        answer.map(drop)
+    }
+
     async fn send(&self, batch: Vec<Outbound>, deadline: Instant) -> Vec<Result<Receipt>> {
         let late = || {
             let live = match &*self.publish.phase().borrow() {

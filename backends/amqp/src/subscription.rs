@@ -322,7 +322,9 @@ impl Reader {
         };
         let generation = open.session.generation;
         let handled = usize::try_from(open.session.settled()).unwrap_or(usize::MAX);
-        self.prefetch = handled.clamp(1, self.prefetch.max(1));
+        // Not fewer than what may run at a time: by default a sixteenth.
+        let least = (self.spec.prefetch / 16).max(1);
+        self.prefetch = handled.clamp(least, self.prefetch.max(least));
         tracing::warn!(
             target: "switchboard",
             queue = %self.spec.name,

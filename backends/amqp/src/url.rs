@@ -54,6 +54,11 @@ impl Endpoints {
             ));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if query.contains('@') {
+            return Err(wrong(
+                "there is an `@` behind the `?`; write `?` as `%3F` in a user or a password",
+            ));
+        }
         let (authority, vhost) = match rest.split_once('/') {
             Some((authority, vhost)) => (authority, vhost),
             None => (rest, ""),
@@ -312,6 +317,7 @@ mod tests {
             ("redis://localhost", "does not begin"),
             ("amqp://anna:se/cret@host/vhost", "%2F"),
             ("amqp://anna:se#cret@host/vhost", "%23"),
+            ("amqp://anna:12?cret@host/v", "%3F"),
             ("amqp://anna:secret@host:70000", "port"),
             ("amqp://anna:secret@ho st", "host"),
             ("amqp://anna:secret@host/a/b", "%2F"),

@@ -108,6 +108,17 @@ pub(crate) fn fits(message: &Message) -> bool {
     headers.is_empty() || size(headers) + message.id().to_string().len() < FRAME - 4_096
 }
 
+/// A header that RabbitMQ would take for an instruction, and close the channel over or deliver elsewhere.
+pub(crate) fn misunderstood(message: &Message) -> Option<&'static str> {
+    let headers = message.headers();
+    if headers.is_empty() {
+        return None;
+    }
+    ["CC", "BCC"]
+        .into_iter()
+        .find(|name| headers.get(name).is_some())
+}
+
 fn size(headers: &Headers) -> usize {
     headers
         .iter()
