@@ -86,13 +86,24 @@ impl Settler {
         held.retired.retain(|retired| *retired != generation);
     }
 
-    /// Nothing new comes on a session: its channel ends when everything on it is settled.
-    pub(crate) fn retire(self: &Arc<Self>, generation: u64) {
+    /// Nothing new comes on a session: its channel ends when everything on it is settled. If that is so already,
+    /// this does it.
+    pub(crate) async fn retire(&self, generation: u64) -> Result<()> {
         self.lock().retired.push(generation);
-        if let Some(session) = self.emptied() {
-            let closing = async move { session.channel.end().await };
-            tokio::spawn(closing);
+        match self.emptied() {
+            Some(session) => self.close(&session).await,
+            None => Ok(()),
         }
+    }
+
+    /// Ends the channel of a session. The answer says that everything was received that was acknowledged before.
+    async fn close(&self, session: &Session) -> Result<()> {
+        if !session.is_open() {
+            return Ok(());
+        }
+        let close = session.channel.close(200, "done".into());
+        let closed = session.channel.answer("close a channel", close).await;
+        closed.map_err(|error| error::unflushed(&self.spec.name).with_source(error))
     }
 
     /// A retired session that has nothing left, taken out.
@@ -424,20 +435,10 @@ impl Settle for Settler {
             }
         }
         while let Some(session) = self.emptied() {
-            if !session.is_open() {
-                continue;
-            }
-            // The answer says that everything was received that was acknowledged before.
-            let close = session.channel.close(200, "done".into());
-            if session
-                .channel
-                .answer("close a channel", close)
-                .await
-                .is_err()
-            {
+            if let Err(error) = self.close(&session).await {
                 for (result, generation) in results.iter_mut().zip(&generations) {
                     if *generation == session.generation {
-                        *result = Err(error::unflushed(&self.spec.name));
+                        *result = Err(error.clone());
                     }
                 }
             }

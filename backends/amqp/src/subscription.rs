@@ -333,7 +333,7 @@ impl Reader {
         );
         // Without an answer the channel is lost anyway, which settles show.
         let _ = self.stop_consuming(open).await;
-        self.settler.retire(generation);
+        let _ = self.settler.retire(generation).await;
         self.arrivals.push_back(Arrival::Revoking {
             generation,
             until: Instant::now() + REVOKING,
@@ -377,8 +377,8 @@ impl Reader {
         };
         let session = open.session.clone();
         let ended = self.stop_consuming(open).await;
-        self.settler.retire(session.generation);
-        match ended {
+        let closed = self.settler.retire(session.generation).await;
+        match ended.and(closed) {
             Err(_) if session.settled() > 0 => Err(error::unflushed(&self.spec.name)),
             // On a channel that is gone nothing has to be ended.
             _ => Ok(()),
