@@ -29,12 +29,17 @@ const SCHEMES: &[Scheme] = &[
     Scheme {
         name: "redis",
         feature: "redis",
-        released: false,
+        released: true,
     },
     Scheme {
         name: "rediss",
         feature: "redis",
-        released: false,
+        released: true,
+    },
+    Scheme {
+        name: "redis+unix",
+        feature: "redis",
+        released: true,
     },
     Scheme {
         name: "kafka",
@@ -53,6 +58,7 @@ pub const URL_VARIABLE: &str = "SWITCHBOARD_URL";
 /// | `memory://` | a fresh broker in this process, for tests and trying things out | `memory` |
 /// | `memory://name` | the same, shared within the process by its name | `memory` |
 /// | `amqp://user:password@host:5672/vhost`, `amqps://…` | RabbitMQ; more hosts after commas, options after `?` | `amqp` |
+/// | `redis://user:password@host:6379/0`, `rediss://…`, `redis+unix:///path` | Redis, Sentinel or Cluster; more hosts after commas, options after `?` | `redis` |
 ///
 /// # Errors
 /// [`ErrorKind::InvalidUrl`] when the URL does not parse or its scheme is unknown, or which feature to add
@@ -70,6 +76,10 @@ pub async fn connect(url: &str) -> Result<Bus> {
         "memory" => Ok(Bus::new(event_memory::MemoryTransport::open(url)?)),
         #[cfg(feature = "amqp")]
         "amqp" | "amqps" => Ok(Bus::new(event_amqp::AmqpTransport::connect(url).await?)),
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redis+unix" => {
+            Ok(Bus::new(event_redis::RedisTransport::connect(url).await?))
+        }
         _ => Err(unavailable(scheme)),
     }
 }
@@ -93,7 +103,10 @@ pub async fn connect_from_env() -> Result<Bus> {
 
 /// The brokers that are compiled in, as URLs of this machine. Memory does not count: it is for trying things out.
 fn compiled() -> Vec<&'static str> {
-    let brokers = [(cfg!(feature = "amqp"), "amqp://localhost")];
+    let brokers = [
+        (cfg!(feature = "amqp"), "amqp://localhost"),
+        (cfg!(feature = "redis"), "redis://localhost"),
+    ];
     let present = brokers.into_iter().filter(|(present, _)| *present);
     present.map(|(_, url)| url).collect()
 }

@@ -4,6 +4,7 @@
 //! people who write a backend: see [`Transport`].
 
 mod address;
+mod broker_url;
 mod bus;
 mod capabilities;
 mod checks;
@@ -49,6 +50,7 @@ mod transport;
 mod worker;
 
 pub use address::Address;
+pub use broker_url::{BrokerUrl, UrlForm, UrlOption};
 pub use bus::{Bus, BusTopology};
 pub use bytes::Bytes;
 pub use capabilities::{Capabilities, Capability, Support};

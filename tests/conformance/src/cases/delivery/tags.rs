@@ -20,7 +20,19 @@ async fn a_stale_tag_settles_nothing(cx: Context) -> CaseResult {
     let stale = consumer.take(4).await?;
     cx.disconnect().await?;
     // The same four, with other tags.
-    let held = consumer.take(4).await?;
+    let mut held = consumer.rest().await?;
+    if held.is_empty() {
+        // With leases a consumer goes on with what it holds: then the process ends, and another has them.
+        consumer.crash().await;
+        consumer = cx
+            .consume(
+                &cx.process().await?,
+                &cx.spec("billing_order", &["order.*.submit"])?,
+            )
+            .await?;
+    }
+    let missing = 4_usize.saturating_sub(held.len());
+    held.extend(consumer.take(missing).await?);
     let settlements = vec![
         Settlement::Ack(stale[0].tag()),
         Settlement::Release(stale[1].tag()),

@@ -1,0 +1,558 @@
+//! What a subscription holds, and how it is settled.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use event_core::{
+    Delivery, DeliveryTag, Error, ErrorKind, ExchangeName, Message, QueueSpec, Result, Settled,
+    Settlement,
+};
+use futures_util::future::join_all;
+use redis::{Cmd, Value};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error,
+    keys::{ExchangeKeys, QueueKeys},
+    link::{Link, Request},
+    scripts::{self, Call},
+    server::text,
+    shared::{Shared, lock, token},
+    wire::{self, EntryId},
+};
+
+/// How long a settlement is tried before it is answered with an error.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The most ids of one request.
+const BATCH: usize = 1_000;
+
+/// What a subscription holds. Dropping it is a crash, as far as others see.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) spec: QueueSpec,
+    /// The name of this consumer, which no other has or ever had.
+    pub(crate) me: String,
+    pub(crate) generation: u64,
+    /// A place for each delivery that may be held.
+    pub(crate) room: Semaphore,
+    pub(crate) stop: CancellationToken,
+    streams: Mutex<Vec<Arc<Stream>>>,
+    book: Mutex<Book>,
+    /// How many readers run.
+    reading: watch::Sender<usize>,
+}
+
+/// One stream of the queue: it has one for each of its exchanges.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) exchange: ExchangeName,
+    pub(crate) table: ExchangeKeys,
+    pub(crate) keys: QueueKeys,
+    pub(crate) link: Arc<Link>,
+    /// Something was given back or is due soon: look before reading on.
+    pub(crate) look: AtomicBool,
+    /// The connection that waits for entries, by its number there; 0 while none does.
+    pub(crate) reader: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Book {
+    next: u64,
+    entries: HashMap<u64, Entry>,
+}
+
+/// An entry in our hands.
+#[derive(Debug)]
+struct Entry {
+    stream: Arc<Stream>,
+    id: EntryId,
+    /// What it may have done, and whether it was recorded that it runs alone.
+    suspect: bool,
+    isolated: Option<String>,
+}
+
+/// An entry that arrived.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) id: EntryId,
+    pub(crate) message: Message,
+    pub(crate) redeliveries: u32,
+    pub(crate) suspect: bool,
+}
+
+impl Stream {
+    /// Has the reader look at once.
+    pub(crate) async fn wake(&self) {
+        self.look.store(true, Relaxed);
+        let reader = self.reader.load(Relaxed);
+        if reader == 0 {
+            return;
+        }
+        let mut cmd = Cmd::new();
+        cmd.arg("CLIENT").arg("UNBLOCK").arg(reader);
+        if let Ok(live) = self.link.live().await {
+            // Otherwise it looks when its wait is over.
+            let _ = live.ask(&cmd).await;
+        }
+    }
+}
+
+impl Held {
+    pub(crate) fn new(shared: &Arc<Shared>, spec: &QueueSpec) -> Self {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let prefetch = spec.prefetch.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            shared: shared.clone(),
+            spec: spec.clone(),
+            me: format!("{}:{}", spec.consumer, token()),
+            generation: GENERATION.fetch_add(1, Relaxed),
+            room: Semaphore::new(prefetch),
+            stop: CancellationToken::new(),
+            streams: Mutex::default(),
+            book: Mutex::default(),
+            reading: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn lease(&self) -> u64 {
+        u64::try_from(self.spec.lease.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
+    }
+
+    pub(crate) fn streams(&self) -> Vec<Arc<Stream>> {
+        lock(&self.streams).clone()
+    }
+
+    /// Adds a stream, if it is a new one.
+    pub(crate) fn add(&self, exchange: &ExchangeName) -> Option<Arc<Stream>> {
+        let mut streams = lock(&self.streams);
+        if streams.iter().any(|stream| stream.exchange == *exchange) {
+            return None;
+        }
+        let table = self.shared.exchange(exchange);
+        let stream = Arc::new(Stream {
+            keys: table.queue(&self.spec.name),
+            table,
+            exchange: exchange.clone(),
+            link: self.shared.link(exchange),
+            look: AtomicBool::new(true),
+            reader: AtomicU64::new(0),
+        });
+        streams.push(stream.clone());
+        Some(stream)
+    }
+
+    /// How many entries one stream may have of the room.
+    pub(crate) fn share(&self) -> usize {
+        let streams = lock(&self.streams).len().max(1);
+        (self.spec.prefetch / streams).clamp(1, BATCH)
+    }
+
+    /// Notes what arrived, and hands it over in the same order. The room for it was taken before.
+    pub(crate) fn deliver(
+        &self,
+        stream: &Arc<Stream>,
+        arrived: Vec<Arrived>,
+        to: &mpsc::UnboundedSender<Result<Vec<Delivery>>>,
+    ) {
+        if arrived.is_empty() {
+            return;
+        }
+        let mut book = lock(&self.book);
+        let book = &mut *book;
+        let deliveries = arrived.into_iter().map(|arrived| {
+            let number = book.next;
+            book.next += 1;
+            let entry = Entry {
+                stream: stream.clone(),
+                id: arrived.id,
+                suspect: arrived.suspect,
+                isolated: None,
+            };
+            book.entries.insert(number, entry);
+            let tag = DeliveryTag {
+                generation: self.generation,
+                number,
+            };
+            Delivery::new(arrived.message, tag)
+                .with_redeliveries(arrived.redeliveries)
+                .with_suspicion(arrived.suspect)
+        });
+        // Without a receiver the subscription is being dropped.
+        let _ = to.send(Ok(deliveries.collect()));
+    }
+
+    pub(crate) fn holds(&self, tag: DeliveryTag) -> bool {
+        lock(&self.book).entries.contains_key(&tag.number)
+    }
+
+    /// The entries of one stream that are held, by number.
+    pub(crate) fn of(&self, stream: &Stream) -> Vec<(u64, EntryId)> {
+        let book = lock(&self.book);
+        let entries = book.entries.iter();
+        entries
+            .filter(|(_, entry)| entry.stream.exchange == stream.exchange)
+            .map(|(number, entry)| (*number, entry.id))
+            .collect()
+    }
+
+    /// Forgets what went elsewhere. Answers how many these were.
+    pub(crate) fn forget(&self, numbers: impl Iterator<Item = u64>) -> usize {
+        let mut book = lock(&self.book);
+        let gone = numbers
+            .filter(|number| book.entries.remove(number).is_some())
+            .count();
+        self.room.add_permits(gone);
+        gone
+    }
+
+    /// A reader begins; it has ended when what this gives is dropped.
+    pub(crate) fn begin_reading(self: &Arc<Self>) -> Reading {
+        self.reading.send_modify(|reading| *reading += 1);
+        Reading(self.clone())
+    }
+
+    async fn readers_ended(&self) {
+        let mut reading = self.reading.subscribe();
+        // It cannot be closed: this has the sender.
+        let _ = reading.wait_for(|reading| *reading == 0).await;
+    }
+
+    /// Ends the subscription with its transport: what it holds goes back.
+    pub(crate) async fn close(&self) {
+        self.stop.cancel();
+        self.wake_all().await;
+        self.readers_ended().await;
+        let numbers: Vec<u64> = lock(&self.book).entries.keys().copied().collect();
+        let back = numbers.into_iter().map(|number| {
+            Settlement::Release(DeliveryTag {
+                generation: self.generation,
+                number,
+            })
+        });
+        self.settle_all(back.collect()).await;
+        self.leave().await;
+    }
+
+    pub(crate) async fn wake_all(&self) {
+        join_all(self.streams().iter().map(|stream| stream.wake())).await;
+    }
+
+    /// Takes this consumer off, if it has ended and holds nothing.
+    pub(crate) async fn leave(&self) {
+        if *self.reading.borrow() > 0 || !lock(&self.book).entries.is_empty() {
+            return;
+        }
+        for stream in self.streams() {
+            let keys = &stream.keys;
+            let call = scripts::LEAVE
+                .call([&keys.stream, &keys.robbed, &keys.holder].map(String::as_str))
+                .arg(&self.me);
+            // Otherwise others take it off in time.
+            if let Ok(live) = stream.link.live().await {
+                let _ = call.send(&live).await;
+            }
+        }
+    }
+
+    async fn settle_all(&self, settlements: Vec<Settlement>) -> Vec<Result<Settled>> {
+        let count = settlements.len();
+        let mut results = vec![Ok(Settled::Lost); count];
+        // By stream; nearly always there is one.
+        let mut parts: Vec<Part> = Vec::new();
+        {
+            let mut book = lock(&self.book);
+            for (at, settlement) in settlements.into_iter().enumerate() {
+                let tag = settlement.tag();
+                if tag.generation != self.generation {
+                    continue;
+                }
+                let Some(entry) = book.entries.remove(&tag.number) else {
+                    continue;
+                };
+                let stream = &entry.stream.exchange;
+                let part = match parts
+                    .iter()
+                    .position(|part| part.stream.exchange == *stream)
+                {
+                    Some(part) => &mut parts[part],
+                    None => {
+                        parts.push(Part {
+                            stream: entry.stream.clone(),
+                            acks: Vec::new(),
+                            others: Vec::new(),
+                        });
+                        let last = parts.len() - 1;
+                        &mut parts[last]
+                    }
+                };
+                let one = One {
+                    at,
+                    number: tag.number,
+                    entry,
+                };
+                match settlement {
+                    Settlement::Ack(_) if !one.entry.suspect => part.acks.push(one),
+                    other => part.others.push((one, other)),
+                }
+            }
+        }
+        let settled = join_all(parts.into_iter().map(|part| self.settle_part(part))).await;
+        let mut done = 0;
+        let mut book = lock(&self.book);
+        for (one, result) in settled.into_iter().flatten() {
+            match &result {
+                Ok(_) => done += 1,
+                // To be settled again.
+                Err(_) => _ = book.entries.insert(one.number, one.entry),
+            }
+            results[one.at] = result;
+        }
+        drop(book);
+        self.room.add_permits(done);
+        results
+    }
+
+    async fn settle_part(&self, part: Part) -> Vec<(One, Result<Settled>)> {
+        let mut results = Vec::with_capacity(part.acks.len() + part.others.len());
+        let mut others = part.others;
+        let mut acks = part.acks;
+        while !acks.is_empty() {
+            let rest = acks.split_off(acks.len().min(BATCH));
+            let batch = std::mem::replace(&mut acks, rest);
+            match self.acknowledge(&part.stream, &batch).await {
+                // Something was taken from this consumer: each has to be looked at.
+                Ok(None) => {
+                    let ack = |one: One| {
+                        let tag = DeliveryTag {
+                            generation: self.generation,
+                            number: one.number,
+                        };
+                        (one, Settlement::Ack(tag))
+                    };
+                    others.extend(batch.into_iter().map(ack));
+                }
+                Ok(Some(settled)) => {
+                    results.extend(batch.into_iter().map(|one| (one, Ok(settled))));
+                }
+                Err(error) => {
+                    results.extend(batch.into_iter().map(|one| (one, Err(error.clone()))));
+                }
+            }
+        }
+        // In the order of the stream, which is how what is given back keeps its place.
+        others.sort_by_key(|(one, _)| one.entry.id);
+        let soon = others.iter().any(|(_, settlement)| is_soon(settlement));
+        while !others.is_empty() {
+            let rest = others.split_off(others.len().min(BATCH / 10));
+            let batch = std::mem::replace(&mut others, rest);
+            results.extend(self.move_all(&part.stream, batch).await);
+        }
+        if soon && !self.stop.is_cancelled() {
+            part.stream.wake().await;
+        }
+        results
+    }
+
+    /// Acknowledges entries that nobody suspects. Nothing when each of them has to be looked at.
+    async fn acknowledge(&self, stream: &Stream, batch: &[One]) -> Result<Option<Settled>> {
+        let keys = [&stream.keys.stream, &stream.keys.robbed].map(String::as_str);
+        let mut call = scripts::ACKNOWLEDGE.call(keys).arg(&self.me);
+        for one in batch {
+            call.push(one.entry.id.to_string());
+        }
+        let what = format!("acknowledge deliveries of queue `{}`", self.spec.name);
+        let deadline = Instant::now() + PATIENCE;
+        match stream.link.request(&what, deadline, &call).await? {
+            Value::Int(-1) => Ok(None),
+            Value::Int(count) if usize::try_from(count) == Ok(batch.len()) => {
+                Ok(Some(Settled::Done))
+            }
+            // Without its being taken: the stream was wiped.
+            Value::Int(_) => Ok(Some(Settled::Lost)),
+            _ => Err(error::strange(&what)),
+        }
+    }
+
+    /// Settles entries that need a closer look or a copy.
+    async fn move_all(
+        &self,
+        stream: &Stream,
+        batch: Vec<(One, Settlement)>,
+    ) -> Vec<(One, Result<Settled>)> {
+        let what = format!("settle deliveries of queue `{}`", self.spec.name);
+        let keys = &stream.keys;
+        let keys = [
+            &keys.stream,
+            &keys.delayed,
+            &keys.waiting,
+            &keys.dead,
+            &keys.suspects,
+        ];
+        let mut call = scripts::SETTLE
+            .call(keys.map(String::as_str))
+            .arg(&self.me)
+            .arg(1);
+        for (one, settlement) in &batch {
+            call.push(one.entry.id.to_string());
+            match settlement {
+                Settlement::Ack(_) => call.push("ack"),
+                Settlement::Release(_) => {
+                    call.push("release");
+                    call.push(i32::from(one.entry.isolated.is_some()));
+                }
+                Settlement::Retry { message, delay, .. } => {
+                    call.push("retry");
+                    call.push(millis(*delay));
+                    call.push(token());
+                    push_fields(&mut call, message);
+                }
+                Settlement::DeadLetter { message, .. } => {
+                    call.push("dead");
+                    push_fields(&mut call, message);
+                }
+            }
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let answers = match stream.link.request(&what, deadline, &call).await {
+            Ok(Value::Array(answers)) if answers.len() == batch.len() => answers,
+            Ok(_) => return failed(batch, &error::strange(&what)),
+            Err(error) => return failed(batch, &error),
+        };
+        let pairs = batch.into_iter().zip(answers);
+        pairs
+            .map(|((one, _), answer)| {
+                let result = match answer {
+                    Value::Int(1) => Ok(Settled::Done),
+                    Value::Int(0) => Ok(Settled::Lost),
+                    other => Err(Error::retryable(
+                        ErrorKind::Refused,
+                        format!(
+                            "cannot {what}: Redis did not store the copy: {}",
+                            text(&other).unwrap_or_default()
+                        ),
+                    )),
+                };
+                (one, result)
+            })
+            .collect()
+    }
+}
+
+/// The settlements of one stream.
+struct Part {
+    stream: Arc<Stream>,
+    acks: Vec<One>,
+    others: Vec<(One, Settlement)>,
+}
+
+/// One entry being settled.
+struct One {
+    /// Where its answer belongs.
+    at: usize,
+    number: u64,
+    entry: Entry,
+}
+
+fn failed(batch: Vec<(One, Settlement)>, error: &Error) -> Vec<(One, Result<Settled>)> {
+    let batch = batch.into_iter();
+    batch.map(|(one, _)| (one, Err(error.clone()))).collect()
+}
+
+/// Whether a reader should look for what becomes of it before its usual time.
+fn is_soon(settlement: &Settlement) -> bool {
+    match settlement {
+        Settlement::Release(_) => true,
+        Settlement::Retry { delay, .. } => *delay < Duration::from_secs(1),
+        _ => false,
+    }
+}
+
+/// Rounded up: never early. A wait too long for a number is as good as for ever.
+fn millis(delay: Duration) -> u64 {
+    const CENTURY: u64 = 100 * 365 * 86_400_000;
+    let millis = delay.as_nanos().div_ceil(1_000_000);
+    u64::try_from(millis).unwrap_or(CENTURY).min(CENTURY)
+}
+
+fn push_fields(call: &mut Call, message: &Message) {
+    let fields = wire::fields(message);
+    call.push(2 * fields.len());
+    for (name, value) in &fields {
+        call.push(name.as_bytes());
+        call.push(&value.as_bytes()[..]);
+    }
+}
+
+impl Held {
+    pub(crate) async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<Settled>> {
+        if let Err(closed) = self.shared.check_open() {
+            return vec![Err(closed); settlements.len()];
+        }
+        let results = self.settle_all(settlements).await;
+        if self.stop.is_cancelled() {
+            self.leave().await;
+        }
+        results
+    }
+
+    pub(crate) async fn isolate(&self, tag: DeliveryTag) -> Result<u32> {
+        self.shared.check_open()?;
+        let (stream, id, run) = {
+            let mut book = lock(&self.book);
+            let entry = book.entries.get_mut(&tag.number);
+            let entry = entry.filter(|_| tag.generation == self.generation);
+            let entry = entry.ok_or_else(|| not_held(tag))?;
+            let run = entry.isolated.get_or_insert_with(token).clone();
+            // From now on there is a record to take away with it.
+            entry.suspect = true;
+            (entry.stream.clone(), entry.id, run)
+        };
+        let keys = [&stream.keys.stream, &stream.keys.suspects].map(String::as_str);
+        let call = scripts::ISOLATE
+            .call(keys)
+            .arg(&self.me)
+            .arg(id.to_string())
+            .arg(run);
+        let what = format!(
+            "record that a suspect of queue `{}` runs alone",
+            self.spec.name
+        );
+        let deadline = Instant::now() + PATIENCE;
+        match stream.link.request(&what, deadline, &call).await? {
+            Value::Int(-1) => Err(not_held(tag)),
+            Value::Int(before) => Ok(u32::try_from(before).unwrap_or(u32::MAX)),
+            _ => Err(error::strange(&what)),
+        }
+    }
+}
+
+fn not_held(tag: DeliveryTag) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("delivery {tag} no longer belongs to this consumer"),
+    )
+}
+
+/// Says that a reader runs.
+#[derive(Debug)]
+pub(crate) struct Reading(Arc<Held>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.reading.send_modify(|reading| *reading -= 1);
+    }
+}

@@ -1,0 +1,13 @@
+-- Records that an entry is about to run alone, once for each token, and answers how often it did before; -1 if this
+-- consumer does not hold it.
+-- KEYS: stream, suspects. ARGV: consumer, id, token.
+if #redis.call('XPENDING', KEYS[1], 'consumers', ARGV[2], ARGV[2], 1, ARGV[1]) == 0 then
+  return -1
+end
+local alone = redis.call('HGET', KEYS[2], ARGV[2]) or '0 '
+local count, token = string.match(alone, '^(%d+) (.*)$')
+if token == ARGV[3] then
+  return tonumber(count) - 1
+end
+redis.call('HSET', KEYS[2], ARGV[2], (tonumber(count) + 1) .. ' ' .. ARGV[3])
+return tonumber(count)

@@ -1,0 +1,240 @@
+//! A subscription: the reader of its deliveries, and the task that keeps its leases.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use async_trait::async_trait;
+use event_core::{
+    Arrival, Deliveries, Delivery, DeliveryTag, ExchangeName, QueueKind, QueueSpec, Result, Settle,
+    Settled, Settlement, Subscription,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Duration, Instant, sleep, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    ephemeral, error,
+    held::{Held, Stream},
+    lane::{self, Inbox, Lane},
+    link::Request,
+    scripts,
+    shared::Shared,
+    topology,
+};
+
+/// How often it is looked whether the queue has been bound to another exchange, and whose consumers are gone.
+const LOOK: Duration = Duration::from_secs(5);
+/// After this long without a read, a consumer that holds nothing is gone.
+const IDLE: Duration = Duration::from_secs(600);
+
+pub(crate) async fn open(shared: &Arc<Shared>, spec: &QueueSpec) -> Result<Subscription> {
+    shared.check_open()?;
+    if spec.kind == QueueKind::Ephemeral {
+        return ephemeral::open(shared, spec).await;
+    }
+    let Some(mut exchanges) = topology::exchanges(shared, &spec.name).await? else {
+        return Err(error::unknown_queue(&spec.name));
+    };
+    if spec.kind == QueueKind::Durable {
+        exchanges.extend(spec.bindings.iter().map(|binding| binding.exchange.clone()));
+    }
+    let held = Arc::new(Held::new(shared, spec));
+    let (inbox, received) = mpsc::unbounded_channel();
+    let alive = Alive::new();
+    add_lanes(&held, &exchanges, &inbox, &alive.gone);
+    let keeping = keep(held.clone(), inbox, alive.gone.clone());
+    tokio::spawn(until(alive.gone.clone(), keeping));
+    shared.keep(&held);
+    Ok(Subscription {
+        stop: held.stop.clone(),
+        deliveries: Box::new(Reader {
+            held: held.clone(),
+            received,
+            waiting: VecDeque::new(),
+            _alive: alive.clone(),
+        }),
+        settle: Arc::new(Settler {
+            held,
+            _alive: alive,
+        }),
+    })
+}
+
+/// Lives as long as anything of a subscription does. When it is dropped all tasks end in the middle of what they
+/// do: a crash, as far as others see.
+#[derive(Debug)]
+pub(crate) struct Alive {
+    pub(crate) gone: CancellationToken,
+    _guard: DropGuard,
+}
+
+impl Alive {
+    pub(crate) fn new() -> Arc<Self> {
+        let gone = CancellationToken::new();
+        Arc::new(Self {
+            _guard: gone.clone().drop_guard(),
+            gone,
+        })
+    }
+}
+
+/// Runs until this is cancelled.
+pub(crate) async fn until(gone: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = gone.cancelled() => {}
+        () = task => {}
+    }
+}
+
+fn add_lanes(
+    held: &Arc<Held>,
+    exchanges: &[ExchangeName],
+    inbox: &Inbox,
+    gone: &CancellationToken,
+) {
+    for exchange in exchanges {
+        if let Some(stream) = held.add(exchange) {
+            let lane = Lane::new(held, stream, inbox.clone());
+            tokio::spawn(until(gone.clone(), lane.run()));
+        }
+    }
+}
+
+/// Renews the leases of what is held, and follows the queue to new exchanges.
+async fn keep(held: Arc<Held>, inbox: Inbox, gone: CancellationToken) {
+    let mut inbox = Some(inbox);
+    let third = (held.spec.lease / 3).max(Duration::from_millis(1));
+    let mut looked = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            () = held.stop.cancelled(), if inbox.is_some() => {
+                // Nothing more is read; the leases of what is held go on.
+                inbox = None;
+                held.wake_all().await;
+            }
+            () = sleep(third) => {}
+        }
+        let begun = Instant::now();
+        for stream in held.streams() {
+            if let Err(error) = renew(&held, &stream).await {
+                tracing::warn!(target: "switchboard", queue = %held.spec.name, %error, "leases may end");
+            }
+        }
+        if let Some(inbox) = &inbox
+            && looked.elapsed() >= LOOK
+        {
+            looked = begun;
+            look_around(&held, inbox, &gone).await;
+        }
+    }
+}
+
+async fn look_around(held: &Arc<Held>, inbox: &Inbox, gone: &CancellationToken) {
+    let looked = timeout(
+        held.spec.lease / 3,
+        topology::exchanges(&held.shared, &held.spec.name),
+    );
+    if let Ok(Ok(Some(exchanges))) = looked.await {
+        add_lanes(held, &exchanges, inbox, gone);
+    }
+    for stream in held.streams() {
+        let keys = [&stream.keys.stream, &stream.keys.robbed].map(String::as_str);
+        let idle = u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX);
+        let call = scripts::TIDY.call(keys).arg(idle);
+        if let Ok(Ok(live)) = timeout(held.spec.lease / 3, stream.link.live()).await {
+            // There is always another time.
+            let _ = timeout(held.spec.lease / 3, call.send(&live)).await;
+        }
+    }
+}
+
+/// Renews what one stream has given, and notes what went elsewhere.
+async fn renew(held: &Held, stream: &Stream) -> Result<()> {
+    let before = held.of(stream);
+    if before.is_empty() && !held.spec.ordered {
+        return Ok(());
+    }
+    let what = format!("renew the leases of queue `{}`", held.spec.name);
+    let call = scripts::RENEW
+        .call([stream.keys.stream.as_str(), stream.keys.holder.as_str()])
+        .arg(&held.me)
+        .arg(held.lease());
+    let deadline = Instant::now() + held.spec.lease;
+    let ours = stream.link.request(&what, deadline, &call).await;
+    let ours: std::collections::HashSet<_> = lane::ids(ours?).into_iter().collect();
+    let gone = before
+        .into_iter()
+        .filter(|(_, id)| !ours.contains(id))
+        .map(|(number, _)| number);
+    let gone = held.forget(gone);
+    if gone > 0 {
+        tracing::warn!(
+            target: "switchboard", queue = %held.spec.name, count = gone,
+            "the leases of deliveries ended before they were renewed: others handle them as well"
+        );
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Reader {
+    held: Arc<Held>,
+    received: mpsc::UnboundedReceiver<Result<Vec<Delivery>>>,
+    waiting: VecDeque<Delivery>,
+    _alive: Arc<Alive>,
+}
+
+#[async_trait]
+impl Deliveries for Reader {
+    async fn next(&mut self, max: usize) -> Result<Arrival> {
+        loop {
+            let mut batch = Vec::new();
+            while batch.len() < max
+                && let Some(delivery) = self.waiting.pop_front()
+            {
+                // Unless it went elsewhere meanwhile.
+                if self.held.holds(delivery.tag()) {
+                    batch.push(delivery);
+                }
+            }
+            if !batch.is_empty() {
+                return Ok(Arrival::Batch(batch));
+            }
+            match self.received.recv().await {
+                Some(Ok(arrived)) => self.waiting.extend(arrived),
+                Some(Err(error)) => return Err(error),
+                None => {
+                    self.held.shared.check_open()?;
+                    self.held.leave().await;
+                    return Ok(Arrival::Ended);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.held.stop.cancel();
+    }
+}
+
+#[derive(Debug)]
+struct Settler {
+    held: Arc<Held>,
+    _alive: Arc<Alive>,
+}
+
+#[async_trait]
+impl Settle for Settler {
+    async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<Settled>> {
+        self.held.settle(settlements).await
+    }
+
+    async fn isolate(&self, tag: DeliveryTag) -> Result<u32> {
+        self.held.isolate(tag).await
+    }
+}

@@ -1,0 +1,220 @@
+//! Queues, bindings and what is removed of them.
+
+use std::collections::BTreeMap;
+
+use event_core::{
+    Error, ErrorKind, ExchangeName, QueueKind, QueueName, QueueSpec, Removal, Result, Topology,
+};
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+
+use crate::{
+    error, keys, scripts,
+    server::text,
+    shared::{PATIENCE, Shared, token},
+};
+
+pub(crate) async fn declare(shared: &Shared, topology: &Topology) -> Result<()> {
+    for exchange in &topology.exchanges {
+        let keys = shared.exchange(exchange);
+        let table = [&keys.version, &keys.bindings, &keys.queues].map(String::as_str);
+        let call = scripts::TABLE.call(table).arg(token());
+        let what = format!("declare exchange `{exchange}`");
+        let deadline = Instant::now() + PATIENCE;
+        let link = shared.link(exchange);
+        link.request(&what, deadline, &call).await?;
+    }
+    // All of them before any: what does not fit is said before anything has changed.
+    for spec in durable(topology) {
+        register(shared, spec).await?;
+    }
+    for spec in durable(topology) {
+        bind(shared, spec).await?;
+    }
+    Ok(())
+}
+
+fn durable(topology: &Topology) -> impl Iterator<Item = &QueueSpec> {
+    let queues = topology.queues.iter();
+    queues.filter(|spec| spec.kind == QueueKind::Durable)
+}
+
+/// The patterns of a queue by exchange.
+fn by_exchange(spec: &QueueSpec) -> BTreeMap<&ExchangeName, Vec<String>> {
+    let mut exchanges: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for binding in &spec.bindings {
+        let field = keys::binding(&spec.name, binding.pattern.as_str());
+        exchanges.entry(&binding.exchange).or_default().push(field);
+    }
+    exchanges
+}
+
+fn limit(spec: &QueueSpec) -> String {
+    spec.max_length
+        .map_or(String::new(), |most| most.to_string())
+}
+
+/// Notes the queue with its arguments and exchanges.
+async fn register(shared: &Shared, spec: &QueueSpec) -> Result<()> {
+    let what = format!("declare queue `{}`", spec.name);
+    let key = keys::queue(shared.prefix(), &spec.name);
+    let mut call = scripts::REGISTER.call([key.as_str()]).arg(2);
+    for (name, value) in [
+        ("ordered", spec.ordered.to_string()),
+        ("max_length", limit(spec)),
+    ] {
+        call = call.arg(name).arg(value);
+    }
+    for exchange in by_exchange(spec).into_keys() {
+        call = call.arg(keys::exchange_field(exchange));
+    }
+    let answer = shared
+        .registry()
+        .request(&what, Instant::now() + PATIENCE, &call)
+        .await?;
+    match answer {
+        Value::Array(parts) if parts.is_empty() => Ok(()),
+        Value::Array(parts) => {
+            let argument = parts.first().and_then(text).unwrap_or_default();
+            let have = parts.get(1).and_then(text).unwrap_or_default();
+            let want = match argument.as_str() {
+                "ordered" => spec.ordered.to_string(),
+                _ => limit(spec),
+            };
+            Err(mismatch(&spec.name, &argument, &have, &want))
+        }
+        _ => Err(error::strange(&what)),
+    }
+}
+
+fn mismatch(queue: &QueueName, argument: &str, have: &str, want: &str) -> Error {
+    let shown = |value: &str| match value {
+        "" => "none".to_owned(),
+        value => value.to_owned(),
+    };
+    Error::new(
+        ErrorKind::Mismatch,
+        format!(
+            "queue `{queue}` exists with another `{argument}`: it is {}, and {} was asked for; delete it, or declare \
+             it as it is",
+            shown(have),
+            shown(want)
+        ),
+    )
+}
+
+/// Declares the queue's streams and bindings.
+async fn bind(shared: &Shared, spec: &QueueSpec) -> Result<()> {
+    for (exchange, fields) in by_exchange(spec) {
+        let keys = shared.exchange(exchange);
+        let stream = keys.queue(&spec.name).stream;
+        let all = [&keys.version, &keys.bindings, &keys.queues, &stream].map(String::as_str);
+        let mut call = scripts::DECLARE.call(all).arg(token());
+        call.push(spec.name.as_str());
+        call.push(limit(spec));
+        for field in fields {
+            call.push(field);
+        }
+        let what = format!("bind queue `{}` to exchange `{exchange}`", spec.name);
+        let link = shared.link(exchange);
+        link.request(&what, Instant::now() + PATIENCE, &call)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Declares one queue again, which somebody wiped.
+pub(crate) async fn declare_again(shared: &Shared, spec: &QueueSpec) -> Result<()> {
+    register(shared, spec).await?;
+    bind(shared, spec).await
+}
+
+/// The exchanges that a queue has streams for; nothing when there is no such queue.
+pub(crate) async fn exchanges(shared: &Shared, queue: &str) -> Result<Option<Vec<ExchangeName>>> {
+    let key = keys::queue(shared.prefix(), queue);
+    let what = format!("look for queue `{queue}`");
+    let mut cmd = Cmd::new();
+    cmd.arg("HKEYS").arg(key);
+    let link = shared.registry();
+    let deadline = Instant::now() + PATIENCE;
+    let answer = link.request(&what, deadline, &cmd);
+    let Value::Array(fields) = answer.await? else {
+        return Err(error::strange(&what));
+    };
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let fields = fields.iter().filter_map(text);
+    let exchanges = fields.filter_map(|field| ExchangeName::new(keys::exchange_of(&field)?).ok());
+    Ok(Some(exchanges.collect()))
+}
+
+pub(crate) async fn remove(shared: &Shared, removal: &Removal) -> Result<()> {
+    match removal {
+        Removal::Binding { queue, binding } => {
+            let field = keys::binding(queue, binding.pattern.as_str());
+            unbind(shared, queue, &binding.exchange, false, &[field]).await
+        }
+        Removal::OtherBindings { queue, keep } => {
+            for exchange in exchanges(shared, queue).await?.unwrap_or_default() {
+                let keep = keep.iter().filter(|binding| binding.exchange == exchange);
+                let keep: Vec<_> = keep
+                    .map(|binding| keys::binding(queue, binding.pattern.as_str()))
+                    .collect();
+                unbind(shared, queue, &exchange, true, &keep).await?;
+            }
+            Ok(())
+        }
+        Removal::Queue(queue) => delete(shared, queue).await,
+        _ => Err(Error::new(
+            ErrorKind::Unsupported,
+            "the backend `redis` does not know this kind of removal",
+        )),
+    }
+}
+
+/// Removes these bindings, or all others of the queue.
+async fn unbind(
+    shared: &Shared,
+    queue: &QueueName,
+    exchange: &ExchangeName,
+    others: bool,
+    fields: &[String],
+) -> Result<()> {
+    let keys = shared.exchange(exchange);
+    let mut call = scripts::UNBIND
+        .call([keys.version.as_str(), keys.bindings.as_str()])
+        .arg(token());
+    call.push(if others { queue.as_str() } else { "" });
+    for field in fields {
+        call.push(field);
+    }
+    let what = format!("unbind queue `{queue}` from exchange `{exchange}`");
+    let link = shared.link(exchange);
+    let answer = link.request(&what, Instant::now() + PATIENCE, &call).await;
+    answer.map(drop)
+}
+
+async fn delete(shared: &Shared, queue: &QueueName) -> Result<()> {
+    let Some(exchanges) = exchanges(shared, queue).await? else {
+        return Ok(());
+    };
+    let what = format!("delete queue `{queue}`");
+    for exchange in exchanges {
+        let keys = shared.exchange(&exchange);
+        let own = keys.queue(queue);
+        let table = [&keys.version, &keys.bindings, &keys.queues].map(String::as_str);
+        let all: Vec<&str> = table.into_iter().chain(own.all()).collect();
+        let call = scripts::DELETE.call(all).arg(token()).arg(queue.as_str());
+        let link = shared.link(&exchange);
+        link.request(&what, Instant::now() + PATIENCE, &call)
+            .await?;
+    }
+    // Last: while this stands, deleting again completes it.
+    let mut cmd = Cmd::new();
+    cmd.arg("DEL").arg(keys::queue(shared.prefix(), queue));
+    let link = shared.registry();
+    let deadline = Instant::now() + PATIENCE;
+    let answer = link.request(&what, deadline, &cmd);
+    answer.await.map(drop)
+}
