@@ -4,8 +4,8 @@
 #[allow(dead_code)]
 mod generate;
 mod process;
-#[cfg(all(unix, feature = "amqp"))]
-mod rabbitmq;
+#[cfg(all(unix, any(feature = "amqp", feature = "redis")))]
+mod brokers;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -61,6 +61,7 @@ impl Setup {
         let verdicts: Arc<Mutex<Vec<(Case, Verdict)>>> = Arc::default();
         let trials = all_cases()
             .into_iter()
+            .filter(|case| self.points.contains(&case.point))
             .map(|case| {
                 let (setup, verdicts) = (self.clone(), verdicts.clone());
                 Trial::ignorable_test(case.name, move || {

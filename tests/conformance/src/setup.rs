@@ -9,7 +9,7 @@ use std::{
 
 use event_core::{Result, Transport};
 
-use crate::fixture::Fixture;
+use crate::{case::Point, fixture::Fixture};
 
 type Open = dyn Fn(&str) -> Box<dyn Fixture> + Send + Sync;
 type Wrap = dyn Fn(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + Sync;
@@ -25,6 +25,7 @@ pub struct Setup {
     pub(crate) quiet: Duration,
     pub(crate) limit: Duration,
     pub(crate) threads: Option<usize>,
+    pub(crate) points: Vec<Point>,
     pub(crate) scorecard: Option<PathBuf>,
     pub(crate) run: String,
 }
@@ -45,6 +46,7 @@ impl Setup {
             quiet: Duration::from_millis(500),
             limit: Duration::from_secs(300),
             threads: None,
+            points: Point::ALL.to_vec(),
             scorecard: None,
             // Unique enough: two runs on one broker do not begin in one millisecond.
             run: format!("t{:x}", since.as_millis()),
@@ -91,6 +93,12 @@ impl Setup {
     /// default; with a broker elsewhere cases mostly wait.
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// The points of the contract that are tried; all of them by default. Without all there is no scorecard.
+    pub fn with_points(mut self, points: impl IntoIterator<Item = Point>) -> Self {
+        self.points = points.into_iter().collect();
         self
     }
 

@@ -1,4 +1,4 @@
-//! The shop as separate processes on a real RabbitMQ, one of which is killed, and the broker too.
+//! The shop as separate processes on a real broker, one of which is killed, and the broker too.
 
 // Part of tests, but clippy sees that only of functions that are tests themselves.
 #![allow(clippy::unwrap_used)]
@@ -39,9 +39,22 @@ fn orders(rows: &[String]) -> HashSet<u64> {
         .collect()
 }
 
+#[cfg(feature = "amqp")]
 #[tokio::test]
-async fn a07_every_order_is_billed_and_shipped_though_a_service_and_the_broker_are_killed() {
-    let broker = Broker::start("rabbitmq").await.unwrap();
+async fn a07_every_order_is_billed_and_shipped_though_a_service_and_rabbitmq_are_killed() {
+    every_order_is_billed_and_shipped_though_a_service_and_the_broker_are_killed("rabbitmq").await;
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn a07_every_order_is_billed_and_shipped_though_a_service_and_redis_are_killed() {
+    every_order_is_billed_and_shipped_though_a_service_and_the_broker_are_killed("redis").await;
+}
+
+async fn every_order_is_billed_and_shipped_though_a_service_and_the_broker_are_killed(
+    name: &'static str,
+) {
+    let broker = Broker::start(name).await.unwrap();
     let (billed, shipped) = (Rows::default(), Rows::default());
     let first = start(Program::BILLING, broker.url(), &billed);
     let second = start(Program::BILLING, broker.url(), &billed);
@@ -101,6 +114,6 @@ async fn a07_every_order_is_billed_and_shipped_though_a_service_and_the_broker_a
         }
         let duplicates: usize = count.values().map(|count| count - 1).sum();
         assert!(duplicates <= processes * PREFETCH + WINDOW, "{duplicates}");
-        println!("{duplicates} duplicates in {ORDERS} orders");
+        println!("{duplicates} duplicates in {ORDERS} orders on {name}");
     }
 }
