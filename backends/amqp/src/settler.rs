@@ -8,7 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use event_core::{
-    DeliveryTag, Error, ErrorKind, Message, QueueSpec, Result, Settle, Settled, Settlement,
+    DeliveryTag, Error, ErrorKind, Message, QueueKind, QueueSpec, Result, Settle, Settled,
+    Settlement,
 };
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use tokio::{
@@ -96,14 +97,28 @@ impl Settler {
         }
     }
 
-    /// Ends the channel of a session. The answer says that everything was received that was acknowledged before.
+    /// Ends the channel of a session. The answer says that everything was taken that was acknowledged before.
     async fn close(&self, session: &Session) -> Result<()> {
         if !session.is_open() {
             return Ok(());
         }
-        let close = session.channel.close(200, "done".into());
-        let closed = session.channel.answer("close a channel", close).await;
+        let closing = async {
+            self.settle_down(session).await?;
+            let close = session.channel.close(200, "done".into());
+            session.channel.answer("close a channel", close).await
+        };
+        let closed = closing.await;
         closed.map_err(|error| error::unflushed(&self.spec.name).with_source(error))
+    }
+
+    /// Waits until the queue has taken what was settled on a session.
+    async fn settle_down(&self, session: &Session) -> Result<()> {
+        match self.spec.kind {
+            // On the node of its connection, and told what its channel is told.
+            QueueKind::Ephemeral => session.sync().await,
+            _ if session.settled() == 0 => Ok(()),
+            _ => session.settle_down(&self.spec.name).await,
+        }
     }
 
     /// A retired session that has nothing left, taken out.
@@ -290,7 +305,7 @@ impl Settler {
             return Err(not_held(tag));
         };
         // Before it runs, so that a crash leaves the one that counts.
-        let taken_off = session.sync().await;
+        let taken_off = self.settle_down(session).await;
         if gone || taken_off.is_err() || !session.is_open() {
             return Err(not_held(tag));
         }
