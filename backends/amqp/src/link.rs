@@ -220,18 +220,15 @@ impl Supervisor {
         let mut live = first;
         loop {
             tokio::select! {
-                () = self.closing.cancelled() => {
-                    // Whoever still waits on it hears of the end, also when the server says nothing.
-                    live.fail();
-                    break;
-                }
+                () = self.closing.cancelled() => {}
                 () = watch_over(&live) => {}
             }
+            // Whoever still waits on it hears of the end, also when the server says nothing.
             live.fail();
-            self.up.send_replace(Phase::Down);
             if self.closing.is_cancelled() {
                 break;
             }
+            self.up.send_replace(Phase::Down);
             tracing::warn!(target: "switchboard", host = live.host, role = ?self.role, "the connection to RabbitMQ was lost");
             drop(live);
             let closing = self.closing.clone();

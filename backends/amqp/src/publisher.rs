@@ -5,10 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
 };
 
 use event_core::{Bytes, Error, ErrorKind, ExchangeName, Message, Order, Orders, Receipt, Result};
@@ -19,6 +16,7 @@ use lapin::{
     types::ShortString,
 };
 use tokio::time::{Duration, Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     channel::{self, Owned},
@@ -90,7 +88,8 @@ pub(crate) struct Publisher {
     ended: bool,
     /// Exchanges that are known to be there, on this connection.
     exchanges: HashSet<ExchangeName>,
-    max_message: Arc<AtomicUsize>,
+    /// The largest payload that the server takes, as far as it is known.
+    max_message: usize,
     /// How many are still to be sent one at a time, to find the one that the server does not take.
     cautious: usize,
 }
@@ -110,24 +109,20 @@ enum End {
 }
 
 impl Publisher {
-    pub(crate) fn new(
-        link: Arc<Link>,
-        orders: Orders<Outbound>,
-        max_message: Arc<AtomicUsize>,
-    ) -> Self {
+    pub(crate) fn new(link: Arc<Link>, orders: Orders<Outbound>) -> Self {
         Self {
             link,
             orders,
             backlog: VecDeque::new(),
             ended: false,
             exchanges: HashSet::new(),
-            max_message,
+            max_message: usize::MAX,
             cautious: 0,
         }
     }
 
     /// Runs until nobody can publish any more and everything is answered, or the link is closed.
-    pub(crate) async fn run(mut self, closing: tokio_util::sync::CancellationToken) {
+    pub(crate) async fn run(mut self, closing: CancellationToken) {
         let mut generation = 0;
         // Closed: what is left is answered with that when it is dropped.
         while let Ok(live) = self.link.live().await {
@@ -135,7 +130,7 @@ impl Publisher {
                 generation = live.generation;
                 self.exchanges.clear();
                 // It may have been raised meanwhile.
-                self.max_message.store(usize::MAX, Relaxed);
+                self.max_message = usize::MAX;
             }
             let channel = match open(&live).await {
                 Ok(channel) => Arc::new(channel),
@@ -167,7 +162,7 @@ impl Publisher {
         live: &Arc<Live>,
         channel: &Arc<Owned>,
         flights: &mut Flights,
-        closing: &tokio_util::sync::CancellationToken,
+        closing: &CancellationToken,
     ) -> End {
         let mut confirms = FuturesUnordered::new();
         let mut seen = Vec::new();
@@ -283,8 +278,8 @@ impl Publisher {
         let message = &outbound.message;
         let refused = if pending.order.deadline() <= Instant::now() {
             Some(late(None))
-        } else if message.payload().len() > self.max_message.load(Relaxed) {
-            Some(too_large(message, self.max_message.load(Relaxed)))
+        } else if message.payload().len() > self.max_message {
+            Some(too_large(message, self.max_message))
         } else if let Some(name) = wire::misunderstood(message) {
             Some(Error::new(
                 ErrorKind::InvalidName,
@@ -338,7 +333,7 @@ impl Publisher {
             // Declared again with the next publish.
             self.exchanges.remove(exchange);
         } else if let Some(most) = why.and_then(error::max_message) {
-            self.max_message.fetch_min(most, Relaxed);
+            self.max_message = self.max_message.min(most);
             culprit = Box::new(move |outbound| outbound.message.payload().len() > most);
         } else if let Some(refused) = why.and_then(error::refused_route) {
             culprit = Box::new(move |outbound| {
@@ -352,7 +347,7 @@ impl Publisher {
         for pending in &mut back {
             pending.tries = pending.tries.saturating_add(1);
         }
-        let most = self.max_message.load(Relaxed);
+        let most = self.max_message;
         let (failed, back): (Vec<_>, Vec<_>) = back.into_iter().partition(|pending| {
             culprit(pending.order.item()) || (alone && (!known || pending.tries >= TRIES))
         });

@@ -143,6 +143,19 @@ impl Settler {
         session.filter(|session| session.is_open()).cloned()
     }
 
+    /// Acknowledges what can be acknowledged together, and the rest after a moment; at once when the reader is to
+    /// end.
+    fn flush(&self, session: &Session) {
+        if !session.flush() {
+            return;
+        }
+        if self.stop.is_cancelled() {
+            session.flush_stragglers();
+        } else {
+            self.stragglers.notify_one();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,9 +209,7 @@ impl Settler {
                 Ok(_) if session.is_open() && session.moved(tag) => Ok(Settled::Done),
                 Ok(_) => Ok(Settled::Lost),
             };
-            if session.flush() {
-                self.stragglers.notify_one();
-            }
+            self.flush(&session);
         }
     }
 
@@ -356,10 +367,8 @@ impl Settle for Settler {
             let session = match &touched {
                 Some(session) if session.generation == tag.generation => session.clone(),
                 _ => {
-                    if let Some(before) = touched.take()
-                        && before.flush()
-                    {
-                        self.stragglers.notify_one();
+                    if let Some(before) = touched.take() {
+                        self.flush(&before);
                     }
                     let Some(session) = self.session(tag.generation) else {
                         continue;
@@ -391,12 +400,8 @@ impl Settle for Settler {
                         *result = Ok(Settled::Lost);
                     }
                 }
-            } else if session.flush() {
-                if self.stop.is_cancelled() {
-                    session.flush_stragglers();
-                } else {
-                    self.stragglers.notify_one();
-                }
+            } else {
+                self.flush(session);
             }
         }
         let mut moves = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -59,8 +59,7 @@ impl Shared {
         let publish = Arc::new(open(Role::Publish).await?);
         let (intake, orders) = intake(UNANSWERED);
         let closing = CancellationToken::new();
-        let limit = Arc::new(AtomicUsize::new(usize::MAX));
-        let publisher = Publisher::new(publish.clone(), orders, limit);
+        let publisher = Publisher::new(publish.clone(), orders);
         let publisher = tokio::spawn(publisher.run(closing.clone()));
         let state = watch_state(&publish, &consume);
         Ok(Arc::new(Self {

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     channel, error,
     link::{self, Live},
+    names,
     settler::Settler,
     shared::Shared,
     topology,
@@ -94,6 +95,19 @@ struct Consuming {
     end: Option<Option<lapin::Error>>,
 }
 
+impl Consuming {
+    /// What the consumer says next.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    async fn next(&mut self) -> Option<lapin::Result<Incoming>> {
+        match self.end.take() {
+            Some(end) => end.map(Err),
+            None => self.consumer.next().await,
+        }
+    }
+}
+
 #[async_trait]
 impl Deliveries for Reader {
     async fn next(&mut self, max: usize) -> Result<Arrival> {
@@ -111,25 +125,15 @@ impl Deliveries for Reader {
                 self.consume_again().await?;
                 continue;
             };
-            match open.end.take() {
-                Some(Some(error)) => {
-                    self.lose(Some(&error));
-                    continue;
-                }
-                Some(None) => {
-                    self.cancelled().await?;
-                    continue;
-                }
-                None => {}
-            }
             let old = open
                 .session
                 .oldest()
                 .map(|oldest| oldest + self.shared.endpoints.consumer_timeout / 2);
+            let live = open.live.clone();
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {}
-                incoming = open.consumer.next() => match incoming {
+                incoming = open.next() => match incoming {
                     Some(Ok(first)) => {
                         let batch = self.take(first, max).await;
                         if !batch.is_empty() {
@@ -140,7 +144,7 @@ impl Deliveries for Reader {
                     Some(Err(error)) => self.lose(Some(&error)),
                     None => self.cancelled().await?,
                 },
-                () = open.live.lost() => self.lose(None),
+                () = live.lost() => self.lose(None),
                 () = reached(old) => self.renew().await,
             }
         }
@@ -173,12 +177,8 @@ impl Reader {
                 next = match open.consumer.next().now_or_never() {
                     Some(Some(Ok(incoming))) => Some(incoming),
                     // It is said once, so it is kept until these deliveries were given.
-                    Some(Some(Err(error))) => {
-                        open.end = Some(Some(error));
-                        None
-                    }
-                    Some(None) => {
-                        open.end = Some(None);
+                    Some(end) => {
+                        open.end = Some(end.and_then(Result::err));
                         None
                     }
                     None => None,
@@ -191,11 +191,9 @@ impl Reader {
 
     /// Begins to consume once more, when there is a connection.
     async fn consume_again(&mut self) -> Result<()> {
-        let wait = Duration::from_millis(50) * 2u32.pow(self.failures.min(6));
-        let wait = if self.failures == 0 {
-            Duration::ZERO
-        } else {
-            wait
+        let wait = match self.failures {
+            0 => Duration::ZERO,
+            failures => Duration::from_millis(50) * 2u32.pow(failures.min(6)),
         };
         let stop = self.stop.clone();
         let again = async {
@@ -391,20 +389,11 @@ impl Reader {
             return;
         };
         let name = &self.spec.name;
-        let mut derived = vec![crate::names::dead(name), crate::names::probation(name)];
-        let steps: std::collections::BTreeSet<_> = self
-            .spec
-            .retry_waits
-            .iter()
-            .filter_map(|wait| crate::names::step(*wait))
-            .collect();
-        derived.extend(
-            steps
-                .into_iter()
-                .map(|step| crate::names::retry(name, step)),
-        );
+        let steps = names::steps(&self.spec.retry_waits).into_iter();
+        let retries = steps.map(|step| names::retry(name, step));
+        let derived = [names::dead(name), names::probation(name)];
         let mut missing = Vec::new();
-        for name in derived {
+        for name in derived.into_iter().chain(retries) {
             if let Ok(false) = topology::is_there(&live, &name).await {
                 missing.push(name);
             }
