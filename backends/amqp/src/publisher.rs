@@ -204,6 +204,9 @@ impl Publisher {
             tokio::select! {
                 biased;
                 Some((number, confirm)) = confirms.next(), if !confirms.is_empty() => {
+                    if confirm.is_ok() {
+                        live.was_of_use();
+                    }
                     if let Err(error) = self.confirmed(channel, flights, &mut confirms, &mut seen, number, confirm) {
                         return End::Lost(Some(error));
                     }

@@ -165,6 +165,7 @@ impl Reader {
         let Some(open) = &mut self.open else {
             return Vec::new();
         };
+        open.live.was_of_use();
         let generation = open.session.generation;
         let mut batch = Vec::new();
         let mut held = Vec::new();

@@ -48,6 +48,11 @@ impl Declared {
                             known.bindings.push(binding.clone());
                         }
                     }
+                    for wait in &spec.retry_waits {
+                        if !known.retry_waits.contains(wait) {
+                            known.retry_waits.push(*wait);
+                        }
+                    }
                 }
             }
         }

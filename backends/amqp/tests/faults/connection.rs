@@ -334,7 +334,12 @@ async fn fault_27_twenty_kills_of_connections_leave_nothing_behind() -> CaseResu
             desk.until("its order", move |seen| done(seen).contains(&id))
                 .await?;
             if round == 2 {
-                // Everything that is made at first use is there.
+                // Everything that is made at first use is there, and everything that was lost is there again.
+                for bus in [at.cx.bus(), &consuming] {
+                    let mut state = bus.state();
+                    let up = state.wait_for(|state| *state == ConnectionState::Connected);
+                    at.cx.within("to be connected", up).await??;
+                }
                 first = count();
             }
             at.proxy.cut();
