@@ -100,6 +100,11 @@ impl Live {
         self.blocked.borrow().clone()
     }
 
+    /// The same, to be waited for.
+    pub(crate) fn watch_blocked(&self) -> watch::Receiver<Option<String>> {
+        self.blocked.subscribe()
+    }
+
     /// Something came of this connection: it was not in vain to make it.
     pub(crate) fn was_of_use(&self) {
         self.used.store(true, Relaxed);

@@ -17,7 +17,7 @@ use lapin::{
     Consumer,
     message::Delivery as Incoming,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,9 @@ pub(crate) const SUSPICION: u32 = 3;
 
 /// How long handlers that have begun may take before what comes next is read, when deliveries get old.
 const REVOKING: Duration = Duration::from_secs(1);
+
+/// How long an ephemeral queue may be without a consumer.
+const UNUSED_MILLIS: i64 = 30_000;
 
 /// Opens a subscription.
 pub(crate) async fn open(shared: &Arc<Shared>, spec: &QueueSpec) -> Result<Subscription> {
@@ -243,6 +246,7 @@ impl Reader {
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
+        // An ephemeral queue goes by itself when this fails.
         let consumer = channel.answer(&what, consumer).await?;
         let session = Arc::new(Session::new(
             generation,
@@ -272,7 +276,11 @@ impl Reader {
             auto_delete: true,
             ..QueueDeclareOptions::default()
         };
-        let request = on.queue_declare(name.as_str().into(), options, FieldTable::default());
+        let mut arguments = FieldTable::default();
+        // It collects messages from now on, and is deleted with its last consumer, which it may never have.
+        let unused = AMQPValue::LongLongInt(UNUSED_MILLIS);
+        arguments.insert("x-expires".into(), unused);
+        let request = on.queue_declare(name.as_str().into(), options, arguments);
         on.answer(&format!("declare queue `{name}`"), request)
             .await?;
         for binding in &self.spec.bindings {
@@ -425,17 +433,20 @@ fn read(
         incoming.data,
     );
     let tag = DeliveryTag { generation, number };
-    let returns = received.returns.max(u32::from(incoming.redelivered));
+    // Of what comes for the first time, it is a header that some publisher made up.
+    let counted = match incoming.redelivered {
+        true => received.returns,
+        false => 0,
+    };
+    let returns = counted.max(u32::from(incoming.redelivered));
     let alone = received.notes.alone;
-    let suspect = kind == QueueKind::Durable && (alone.is_some() || received.returns >= SUSPICION);
-    let kept =
-        (kind == QueueKind::Durable && (suspect || received.returns + 1 >= SUSPICION)).then(|| {
-            Kept {
-                message: received.message.clone(),
-                alone: alone.unwrap_or(0),
-                suspect,
-            }
-        });
+    let suspect = kind == QueueKind::Durable && (alone.is_some() || counted >= SUSPICION);
+    let is_kept = kind == QueueKind::Durable && (suspect || counted + 1 >= SUSPICION);
+    let kept = is_kept.then(|| Kept {
+        message: received.message.clone(),
+        alone: alone.unwrap_or(0),
+        suspect,
+    });
     let hold = Hold {
         tag: number,
         key: received.message.partition_key().map(hash),
@@ -457,6 +468,8 @@ fn hash(key: &str) -> u64 {
 impl Drop for Reader {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
+            // What was answered with `Done` is done.
+            open.session.flush_stragglers();
             self.settler.forget(open.session.generation);
         }
     }

@@ -148,6 +148,11 @@ impl Session {
         self.change(tag, State::Moving, State::Held);
     }
 
+    /// It could not be moved, and nobody comes for it again: gives it back with the next [`flush`](Self::flush).
+    pub(crate) fn give_back(&self, tag: u64) {
+        self.lock().release(tag, State::Moving);
+    }
+
     fn change(&self, tag: u64, from: State, to: State) -> bool {
         self.lock().change(tag, from, to)
     }
@@ -156,12 +161,7 @@ impl Session {
     /// with its partition key is held: the queue keeps the order in which it gets them back. Answers whether it was
     /// held.
     pub(crate) fn release(&self, tag: u64) -> bool {
-        let mut window = self.lock();
-        let held = window.change(tag, State::Held, State::Releasing);
-        if held {
-            window.releasing.insert(tag);
-        }
-        held
+        self.lock().release(tag, State::Held)
     }
 
     /// Whether another delivery with the partition key of this one is held.
@@ -331,6 +331,14 @@ impl Window {
             }
         }
         ready
+    }
+
+    fn release(&mut self, tag: u64, from: State) -> bool {
+        let held = self.change(tag, from, State::Releasing);
+        if held {
+            self.releasing.insert(tag);
+        }
+        held
     }
 
     fn change(&mut self, tag: u64, from: State, to: State) -> bool {
