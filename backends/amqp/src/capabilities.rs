@@ -34,7 +34,7 @@ pub static CAPABILITIES: Capabilities = Capabilities::new("amqp")
     .with(
         Capability::Isolation,
         Support::Emulated(
-            "from the third return that nobody explained, in a queue of its own; a handler may take as long as \
+            "from the third time on that it came back, in a queue of its own; a handler may take as long as \
              the server's consumer timeout, 30 minutes by default",
         ),
     );

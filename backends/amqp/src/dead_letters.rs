@@ -1,7 +1,11 @@
 //! The dead letters of one queue. AMQP cannot look into a queue: what is to be seen is taken out, and goes back when
 //! the channel is closed.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use event_core::{DeadLetter, DeadLetterId, DeadLetters, Message, Result, Selection};
@@ -10,7 +14,7 @@ use lapin::{
     Consumer,
     options::{
         BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions,
-        BasicQosOptions, QueuePurgeOptions,
+        QueuePurgeOptions,
     },
     types::FieldTable,
 };
@@ -80,15 +84,12 @@ impl Letters {
         format!("read queue `{}`", self.dead)
     }
 
-    /// Takes them out one after the other, at most `most` at a time that are neither answered nor done.
-    async fn look(&self, most: usize) -> Result<Look> {
+    /// Takes them out one after the other, all of them.
+    async fn look(&self) -> Result<Look> {
         let what = self.what();
         let live = self.shared.consuming(&what).await?;
         let channel = channel::open(&live).await?;
         let ready = topology::ready(&channel, &self.dead).await?;
-        let prefetch = u16::try_from(most).unwrap_or(0);
-        let qos = channel.basic_qos(prefetch, BasicQosOptions::default());
-        channel.answer(&what, qos).await?;
         let consume = channel.basic_consume(
             self.dead.as_str().into(),
             "".into(),
@@ -123,7 +124,6 @@ impl Look {
             Err(_) => return Err(error::silent(what)),
         };
         self.came += 1;
-
         let tag = incoming.delivery_tag;
         let received = self.reading.read(
             incoming.exchange.as_str(),
@@ -184,7 +184,7 @@ impl DeadLetters for Letters {
         }
         let what = self.what();
         // All of them: they stand in the order of the queue, and are listed in that of their ids.
-        let mut look = self.look(0).await?;
+        let mut look = self.look().await?;
         let mut listed: BTreeMap<DeadLetterId, DeadLetter> = BTreeMap::new();
         while let Some(found) = look.next(&what).await? {
             // Their ids begin with the time; what is put back need not come back in order.
@@ -202,7 +202,7 @@ impl DeadLetters for Letters {
     async fn replay(&self, selection: &Selection) -> Result<u64> {
         let _turn = self.turn.lock().await;
         let what = self.what();
-        let mut look = self.look(0).await?;
+        let mut look = self.look().await?;
         let mut wanted = Wanted::new(selection);
         // What becomes a dead letter again meanwhile is not replayed again.
         let (mut left, begun) = (look.ready, DeadLetterId::new(letter_id()));
@@ -265,7 +265,7 @@ impl DeadLetters for Letters {
             on.end().await;
             return Ok(u64::from(count));
         }
-        let mut look = self.look(0).await?;
+        let mut look = self.look().await?;
         let mut wanted = Wanted::new(selection);
         let mut count = 0;
         while !wanted.is_over()
@@ -282,7 +282,7 @@ impl DeadLetters for Letters {
 }
 
 /// What is still to be found of a selection.
-struct Wanted<'a>(Option<std::collections::HashSet<&'a DeadLetterId>>);
+struct Wanted<'a>(Option<HashSet<&'a DeadLetterId>>);
 
 impl<'a> Wanted<'a> {
     fn new(selection: &'a Selection) -> Self {

@@ -45,6 +45,16 @@ pub(crate) fn connecting(endpoints: &Endpoints, at: usize, error: lapin::Error) 
                         endpoints.vhost()
                     ),
                 ),
+                // Of the vhost, or of the user.
+                AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) if text.contains("connection limit") => {
+                    Error::retryable(
+                        ErrorKind::Overloaded,
+                        format!(
+                            "RabbitMQ at {host} takes no more connections: {text}; close some, or raise the limit \
+                             with `rabbitmqctl set_vhost_limits` or `set_user_limits`"
+                        ),
+                    )
+                }
                 AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => Error::new(
                     ErrorKind::Permission,
                     format!(
@@ -68,8 +78,38 @@ pub(crate) fn connecting(endpoints: &Endpoints, at: usize, error: lapin::Error) 
             ),
         )
         .with_source(error),
+        // With TLS 1.3 the handshake is over for the client before the server looks at its certificate.
+        Lapin::IOError(cause) if endpoints.tls().is_some() && is_end(cause) => {
+            let text = format!(
+                "RabbitMQ at {host} ended the connection right after the TLS handshake; if it wants to see the \
+                 client's certificate, name one that is signed by an authority which it trusts with `certfile` and \
+                 `keyfile`"
+            );
+            let why = if cause.to_string().contains("alert") {
+                Error::new(ErrorKind::Tls, text)
+            } else {
+                // It may have been stopped in this moment.
+                Error::retryable(ErrorKind::Tls, text)
+            };
+            why.with_source(error)
+        }
+        Lapin::IOError(cause) if cause.kind() == io::ErrorKind::TimedOut => {
+            no_answer(endpoints, at).with_source(error)
+        }
         _ => unreachable_host(&host).with_source(error),
     }
+}
+
+/// The error of an attempt to connect that took too long.
+pub(crate) fn no_answer(endpoints: &Endpoints, at: usize) -> Error {
+    Error::retryable(
+        ErrorKind::Connection,
+        format!(
+            "RabbitMQ at {} did not answer within {:?} (`connection_timeout`)",
+            endpoints.host(at),
+            endpoints.connection_timeout
+        ),
+    )
 }
 
 fn unreachable_host(host: &str) -> Error {
@@ -85,6 +125,18 @@ fn is_tls(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<TlsFailed>())
 }
 
+/// Whether the other side ended a connection that was there: without a word, or with an alert of TLS.
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::InvalidData
+    )
+}
+
 /// The error of anything that is done over a connection. `what` says what was to be done: `declare queue …`.
 pub(crate) fn of(what: &str, error: &lapin::Error) -> Error {
     let Lapin::ProtocolError(refusal) = error.kind() else {
@@ -98,6 +150,13 @@ pub(crate) fn of(what: &str, error: &lapin::Error) -> Error {
                 "RabbitMQ does not allow to {what}: {text}; grant it with `rabbitmqctl set_permissions`"
             ),
         ),
+        // Of a queue whose node is away.
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) if text.contains("down or inaccessible") => {
+            Error::retryable(
+                ErrorKind::Connection,
+                format!("cannot {what}: {text}; it is tried again until the node is back"),
+            )
+        }
         AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Error::new(
             ErrorKind::NotFound,
             format!(
@@ -312,6 +371,27 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Mismatch);
             assert_eq!(error.to_string(), expected);
         }
+    }
+
+    #[test]
+    fn a_queue_whose_node_is_away_is_not_deleted() {
+        let text = "NOT_FOUND - home node 'rabbit@two' of durable queue 'billing' in vhost '/' is down or inaccessible";
+        let error = of(
+            "consume queue `billing`",
+            &closed_with(AMQPSoftError::NOTFOUND, text),
+        );
+        assert_eq!(error.kind(), ErrorKind::Connection);
+        assert!(error.is_retryable());
+    }
+
+    #[test]
+    fn a_limit_of_connections_is_no_matter_of_rights() {
+        let text = "NOT_ALLOWED - access to vhost '/' refused for user 'shop': connection limit (1) is reached";
+        let refusal = AMQPError::new(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED), text.into());
+        let endpoints = Endpoints::parse("amqp://shop:secret@localhost").unwrap();
+        let error = connecting(&endpoints, 0, Lapin::ProtocolError(refusal).into());
+        assert_eq!(error.kind(), ErrorKind::Overloaded);
+        assert!(error.is_retryable());
     }
 
     #[test]

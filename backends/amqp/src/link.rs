@@ -5,14 +5,14 @@ use std::{
     net::Shutdown,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use async_rs::TokioRuntime;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use event_core::{Error, ErrorKind, Result};
+use event_core::{ErrorKind, Result};
 use futures_util::StreamExt;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, Event, uri::AMQPUri};
 use tokio::{
@@ -55,7 +55,9 @@ pub(crate) struct Live {
     pub(crate) generation: u64,
     pub(crate) host: String,
     lost: CancellationToken,
-    blocked: Mutex<Option<String>>,
+    blocked: watch::Sender<Option<String>>,
+    /// Whether something came of it.
+    used: AtomicBool,
     socket: Socket,
 }
 
@@ -95,14 +97,17 @@ impl Live {
 
     /// Why RabbitMQ takes no publishes at present.
     pub(crate) fn blocked(&self) -> Option<String> {
-        self.blocked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.blocked.borrow().clone()
     }
 
-    fn set_blocked(&self, why: Option<String>) {
-        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    /// The same, to be waited for.
+    pub(crate) fn watch_blocked(&self) -> watch::Receiver<Option<String>> {
+        self.blocked.subscribe()
+    }
+
+    /// Something came of this connection: it was not in vain to make it.
+    pub(crate) fn was_of_use(&self) {
+        self.used.store(true, Relaxed);
     }
 }
 
@@ -218,26 +223,30 @@ struct Supervisor {
 impl Supervisor {
     async fn run(mut self, first: Arc<Live>) {
         let mut live = first;
+        let mut waits = waits();
         loop {
+            let since = Instant::now();
             tokio::select! {
-                () = self.closing.cancelled() => {
-                    // Whoever still waits on it hears of the end, also when the server says nothing.
-                    live.fail();
-                    break;
-                }
+                () = self.closing.cancelled() => {}
                 () = watch_over(&live) => {}
             }
+            // Whoever still waits on it hears of the end, also when the server says nothing.
             live.fail();
-            self.up.send_replace(Phase::Down);
             if self.closing.is_cancelled() {
                 break;
             }
+            self.up.send_replace(Phase::Down);
             tracing::warn!(target: "switchboard", host = live.host, role = ?self.role, "the connection to RabbitMQ was lost");
+            // One that ends before anything came of it is no better than one that could not be made.
+            let in_vain = !live.used.load(Relaxed) && since.elapsed() < LONGEST_WAIT;
+            if !in_vain {
+                waits = self::waits();
+            }
             drop(live);
             let closing = self.closing.clone();
             let again = tokio::select! {
                 () = closing.cancelled() => break,
-                again = self.connect_again() => again,
+                again = self.connect_again(&mut waits, in_vain) => again,
             };
             tracing::info!(target: "switchboard", host = again.host, role = ?self.role, "connected to RabbitMQ again");
             live = again;
@@ -246,9 +255,17 @@ impl Supervisor {
         self.up.send_replace(Phase::Closed);
     }
 
-    async fn connect_again(&mut self) -> Arc<Live> {
-        let mut waits = waits();
+    async fn connect_again(
+        &mut self,
+        waits: &mut impl Iterator<Item = Duration>,
+        wait_first: bool,
+    ) -> Arc<Live> {
+        let mut wait = wait_first;
         loop {
+            if wait {
+                sleep(waits.next().unwrap_or(LONGEST_WAIT)).await;
+            }
+            wait = true;
             // Another host first, if there is one: this one may be down for longer.
             self.at += 1;
             match self.connect_and_declare().await {
@@ -257,7 +274,6 @@ impl Supervisor {
                     tracing::warn!(target: "switchboard", %error, "cannot connect to RabbitMQ again yet");
                 }
             }
-            sleep(waits.next().unwrap_or(LONGEST_WAIT)).await;
         }
     }
 
@@ -302,11 +318,11 @@ async fn watch_over(live: &Live) {
             event = events.next() => match event {
                 Some(Event::ConnectionBlocked(why)) => {
                     tracing::warn!(target: "switchboard", host = live.host, why, "RabbitMQ blocks publishing");
-                    live.set_blocked(Some(why));
+                    live.blocked.send_replace(Some(why));
                 }
                 Some(Event::ConnectionUnblocked) => {
                     tracing::info!(target: "switchboard", host = live.host, "RabbitMQ takes publishes again");
-                    live.set_blocked(None);
+                    live.blocked.send_replace(None);
                 }
                 Some(Event::Error(error)) => {
                     if live.is_lost() {
@@ -338,12 +354,19 @@ async fn connect(endpoints: &Arc<Endpoints>, at: usize, role: Role) -> Result<Ar
     let runtime = TokioRuntime::tokio_current();
     let socket = Socket::default();
     let (tls, inside) = (endpoints.tls(), socket.clone());
-    // lapin's own way to connect knows no time limit, and leaves its thread behind when it is given up.
+    let limit = endpoints.connection_timeout;
+    // lapin's own way to connect knows no time limit. This is called on the thread that lapin has for the
+    // connection, which goes on when nobody waits for it any more: so the limit is in here as well.
     let to_host = async move |uri: AMQPUri, runtime: TokioRuntime| {
         let host = uri.authority.host;
-        let addresses = tokio::net::lookup_host((host.as_str(), uri.authority.port)).await?;
-        let addresses: Vec<_> = addresses.collect();
-        let stream = AsyncTcpStream::connect(&runtime, &addresses[..]).await?;
+        let connecting = async {
+            let addresses = tokio::net::lookup_host((host.as_str(), uri.authority.port)).await?;
+            let addresses: Vec<_> = addresses.collect();
+            AsyncTcpStream::connect(&runtime, &addresses[..]).await
+        };
+        let stream = timeout(limit, connecting)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         if let AsyncTcpStream::Plain(stream) = &stream {
             let stream = stream.get_ref();
             stream.set_nodelay(true)?;
@@ -364,14 +387,7 @@ async fn connect(endpoints: &Arc<Endpoints>, at: usize, role: Role) -> Result<Ar
         Ok(Err(error)) => return Err(error::connecting(endpoints, at, error)),
         Err(_) => {
             socket.shut_down();
-            return Err(Error::retryable(
-                ErrorKind::Connection,
-                format!(
-                    "RabbitMQ at {} did not answer within {:?} (`connection_timeout`)",
-                    endpoints.host(at),
-                    endpoints.connection_timeout
-                ),
-            ));
+            return Err(error::no_answer(endpoints, at));
         }
     };
     Ok(Arc::new(Live {
@@ -379,7 +395,8 @@ async fn connect(endpoints: &Arc<Endpoints>, at: usize, role: Role) -> Result<Ar
         generation: generation(),
         host: endpoints.host(at),
         lost: CancellationToken::new(),
-        blocked: Mutex::new(None),
+        blocked: watch::Sender::new(None),
+        used: AtomicBool::new(false),
         socket,
     }))
 }

@@ -1,6 +1,6 @@
 //! The names of what is derived from a queue.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// The waits that retries are rounded up to, in milliseconds. Fixed, because AMQP cannot list queues: what a
 /// queue has left over is found under these names alone when it is deleted.
@@ -58,6 +58,11 @@ pub(crate) fn step(delay: Duration) -> Option<u64> {
             .find(|step| *step >= millis)
             .unwrap_or(longest),
     )
+}
+
+/// The steps that these waits need.
+pub(crate) fn steps(waits: &[Duration]) -> BTreeSet<u64> {
+    waits.iter().filter_map(|wait| step(*wait)).collect()
 }
 
 /// Where retries of a queue wait for this long.

@@ -5,10 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
 };
 
 use event_core::{Bytes, Error, ErrorKind, ExchangeName, Message, Order, Orders, Receipt, Result};
@@ -18,20 +15,23 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions},
     types::ShortString,
 };
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     channel::{self, Owned},
-    error,
+    error::{self, RefusedRoute},
     link::{Link, Live},
     topology,
-    wire::{self, Notes, Returned},
+    wire::{self, DEFAULT_EXCHANGE, Notes, Returned},
 };
 
 /// How many publishes are on their way at a time. More are no faster.
 const WINDOW: usize = 1_000;
 /// How long after its deadline a confirmation is waited for.
 const OVERDUE: Duration = Duration::from_secs(5);
+/// How often it is looked whether what cannot be sent at present is too late.
+const SWEEP: Duration = Duration::from_millis(100);
 /// How often a message that was alone on its way may lose the connection before it is given up.
 const TRIES: u8 = 3;
 
@@ -90,7 +90,8 @@ pub(crate) struct Publisher {
     ended: bool,
     /// Exchanges that are known to be there, on this connection.
     exchanges: HashSet<ExchangeName>,
-    max_message: Arc<AtomicUsize>,
+    /// The largest payload that the server takes, as far as it is known.
+    max_message: usize,
     /// How many are still to be sent one at a time, to find the one that the server does not take.
     cautious: usize,
 }
@@ -99,6 +100,25 @@ struct Pending {
     order: Order<Outbound>,
     /// How often a channel or a connection was lost with it on its way.
     tries: u8,
+}
+
+impl Pending {
+    fn new(order: Order<Outbound>) -> Self {
+        Self { order, tries: 0 }
+    }
+
+    fn is_late(&self) -> bool {
+        self.order.deadline() <= Instant::now()
+    }
+
+    /// Answers it: its deadline has passed before it could be sent, or be sent again.
+    fn too_late(self, live: Option<&Live>) {
+        let error = match self.tries {
+            0 if live.and_then(Live::blocked).is_none() => unsent(),
+            _ => late(live),
+        };
+        self.order.finish(Err(error));
+    }
 }
 
 /// How the time on one channel ended.
@@ -110,32 +130,27 @@ enum End {
 }
 
 impl Publisher {
-    pub(crate) fn new(
-        link: Arc<Link>,
-        orders: Orders<Outbound>,
-        max_message: Arc<AtomicUsize>,
-    ) -> Self {
+    pub(crate) fn new(link: Arc<Link>, orders: Orders<Outbound>) -> Self {
         Self {
             link,
             orders,
             backlog: VecDeque::new(),
             ended: false,
             exchanges: HashSet::new(),
-            max_message,
+            max_message: usize::MAX,
             cautious: 0,
         }
     }
 
     /// Runs until nobody can publish any more and everything is answered, or the link is closed.
-    pub(crate) async fn run(mut self, closing: tokio_util::sync::CancellationToken) {
+    pub(crate) async fn run(mut self, closing: CancellationToken) {
         let mut generation = 0;
-        // Closed: what is left is answered with that when it is dropped.
-        while let Ok(live) = self.link.live().await {
+        while let Some(live) = self.connected(&closing).await {
             if generation != live.generation {
                 generation = live.generation;
                 self.exchanges.clear();
                 // It may have been raised meanwhile.
-                self.max_message.store(usize::MAX, Relaxed);
+                self.max_message = usize::MAX;
             }
             let channel = match open(&live).await {
                 Ok(channel) => Arc::new(channel),
@@ -162,21 +177,53 @@ impl Publisher {
         }
     }
 
+    /// The connection, as soon as there is one. Nothing when the link is closed, and what is left is answered with
+    /// that when it is dropped; nor when nobody waits for anything any more.
+    async fn connected(&mut self, closing: &CancellationToken) -> Option<Arc<Live>> {
+        let link = self.link.clone();
+        let mut live = std::pin::pin!(link.live());
+        let mut sweep = sweeps();
+        loop {
+            if self.ended && self.backlog.is_empty() {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                live = &mut live => return live.ok(),
+                _ = sweep.tick(), if !self.backlog.is_empty() => self.answer_late(None),
+                () = closing.cancelled(), if !self.ended => self.close(),
+                order = self.orders.next(), if !self.ended => self.take_in(order),
+            }
+        }
+    }
+
     async fn publish_on(
         &mut self,
         live: &Arc<Live>,
         channel: &Arc<Owned>,
         flights: &mut Flights,
-        closing: &tokio_util::sync::CancellationToken,
+        closing: &CancellationToken,
     ) -> End {
         let mut confirms = FuturesUnordered::new();
+        // At most one: what comes behind the message that needs it waits in its place.
+        let mut declaring = FuturesUnordered::new();
         let mut seen = Vec::new();
+        let mut blocked = live.watch_blocked();
+        let mut sweep = sweeps();
         loop {
-            let window = if self.cautious > 0 { 1 } else { WINDOW };
+            // What lapin was given is sent when the server takes publishes again, however late that is; so while it
+            // takes none, lapin is given none.
+            let is_blocked = blocked.borrow_and_update().is_some();
+            let window = match self.cautious {
+                _ if is_blocked => 0,
+                0 => WINDOW,
+                _ => 1,
+            };
             while flights.open < window
+                && declaring.is_empty()
                 && let Some(pending) = self.next_pending()
             {
-                match self.prepare(live, pending).await {
+                match self.prepare(live, pending) {
                     Prepared::Send(pending) => {
                         let outbound = pending.order.item();
                         let (exchange, key) = outbound.route();
@@ -192,48 +239,104 @@ impl Publisher {
                         confirms.push(send);
                     }
                     Prepared::Answered => {}
-                    Prepared::Lost(pending) => {
+                    Prepared::Declare(exchange, pending) => {
                         self.backlog.push_front(pending);
-                        return End::Lost(None);
+                        declaring.push(async move {
+                            let declared = topology::exchange(live, &exchange).await;
+                            (exchange, declared)
+                        });
                     }
                 }
             }
-            if self.ended && flights.open == 0 {
+            if self.ended && flights.open == 0 && self.backlog.is_empty() {
                 return End::Done;
             }
             // As long as RabbitMQ blocks publishing, another channel would be no better.
             let overdue = match flights.oldest_deadline() {
-                Some(deadline) if live.blocked().is_none() => deadline + OVERDUE,
+                Some(deadline) if !is_blocked => deadline + OVERDUE,
                 _ => Instant::now() + Duration::from_secs(3_600),
             };
+            let waits = !self.backlog.is_empty() && (is_blocked || !declaring.is_empty());
             tokio::select! {
                 biased;
                 Some((number, confirm)) = confirms.next(), if !confirms.is_empty() => {
+                    if confirm.is_ok() {
+                        live.was_of_use();
+                    }
                     if let Err(error) = self.confirmed(channel, flights, &mut confirms, &mut seen, number, confirm) {
                         return End::Lost(Some(error));
                     }
                 }
                 () = live.lost() => return End::Lost(None),
+                _ = blocked.changed() => {}
+                Some((exchange, declared)) = declaring.next(), if !declaring.is_empty() => {
+                    if let Err(error) = self.declared(exchange, declared) {
+                        tracing::debug!(target: "switchboard", %error, "the connection was lost with an exchange to declare");
+                        return End::Lost(None);
+                    }
+                }
                 () = sleep_until(overdue) => {
                     // A queue that confirms nothing must not hold up the others. What is still to be sent goes on
                     // another channel.
                     tracing::warn!(target: "switchboard", "RabbitMQ confirms nothing for long; publishing on another channel");
                     return End::Lost(None);
                 }
-                order = self.orders.next(), if flights.open < window && !self.ended => match order {
-                    Some(order) => self.backlog.push_back(Pending { order, tries: 0 }),
-                    None => self.ended = true,
-                },
-                () = closing.cancelled(), if !self.ended => {
-                    // What was handed in before is still published.
-                    self.orders.close();
-                    while let Some(order) = self.orders.try_next() {
-                        self.backlog.push_back(Pending { order, tries: 0 });
-                    }
-                    self.ended = true;
+                _ = sweep.tick(), if waits => self.answer_late(Some(live)),
+                order = self.orders.next(), if (is_blocked || flights.open < window) && !self.ended => self.take_in(order),
+                () = closing.cancelled(), if !self.ended => self.close(),
+            }
+        }
+    }
+
+    fn take_in(&mut self, order: Option<Order<Outbound>>) {
+        match order {
+            Some(order) => self.backlog.push_back(Pending::new(order)),
+            None => self.ended = true,
+        }
+    }
+
+    /// Takes nothing more. What was handed in before is still published.
+    fn close(&mut self) {
+        self.orders.close();
+        while let Some(order) = self.orders.try_next() {
+            self.backlog.push_back(Pending::new(order));
+        }
+        self.ended = true;
+    }
+
+    /// Answers what waits and is too late, so that it takes no room from what is not.
+    fn answer_late(&mut self, live: Option<&Live>) {
+        if !self.backlog.iter().any(Pending::is_late) {
+            return;
+        }
+        for pending in std::mem::take(&mut self.backlog) {
+            if pending.is_late() {
+                pending.too_late(live);
+            } else {
+                self.backlog.push_back(pending);
+            }
+        }
+    }
+
+    /// An exchange was declared, or it failed for whoever needs it first. An error is a lost connection.
+    fn declared(&mut self, exchange: ExchangeName, declared: Result<()>) -> Result<()> {
+        match declared {
+            Ok(()) => {
+                self.exchanges.insert(exchange);
+            }
+            Err(error) if error.kind() == ErrorKind::Connection => return Err(error),
+            Err(error) => {
+                let needs_it = self.backlog.front().is_some_and(|first| {
+                    let first = first.order.item();
+                    first.copy.is_none() && *first.message.exchange() == exchange
+                });
+                // Otherwise its deadline has passed meanwhile.
+                if needs_it && let Some(first) = self.backlog.pop_front() {
+                    first.order.finish(Err(error));
                 }
             }
         }
+        Ok(())
     }
 
     /// Answers what was confirmed, all of it that is there.
@@ -273,18 +376,21 @@ impl Publisher {
     fn next_pending(&mut self) -> Option<Pending> {
         self.backlog.pop_front().or_else(|| {
             let order = self.orders.try_next()?;
-            Some(Pending { order, tries: 0 })
+            Some(Pending::new(order))
         })
     }
 
-    /// Sees to it that a message can be sent, or answers it.
-    async fn prepare(&mut self, live: &Arc<Live>, pending: Pending) -> Prepared {
+    /// Whether a message can be sent; answers it if it never can be.
+    fn prepare(&self, live: &Live, pending: Pending) -> Prepared {
+        if pending.is_late() {
+            pending.too_late(Some(live));
+            return Prepared::Answered;
+        }
         let outbound = pending.order.item();
         let message = &outbound.message;
-        let refused = if pending.order.deadline() <= Instant::now() {
-            Some(late(None))
-        } else if message.payload().len() > self.max_message.load(Relaxed) {
-            Some(too_large(message, self.max_message.load(Relaxed)))
+        let frame = live.connection.configuration().frame_max();
+        let refused = if message.payload().len() > self.max_message {
+            Some(too_large(message, self.max_message))
         } else if let Some(name) = wire::misunderstood(message) {
             Some(Error::new(
                 ErrorKind::InvalidName,
@@ -293,11 +399,12 @@ impl Publisher {
                     message.address()
                 ),
             ))
-        } else if !wire::fits(message) {
+        } else if !wire::fits(message, frame) {
             Some(Error::new(
                 ErrorKind::TooLarge,
                 format!(
-                    "the headers of {} do not fit into a frame of AMQP (128 KiB)",
+                    "the headers of {} do not fit into a frame of AMQP, which has {frame} bytes here; id, source and \
+                     partition key are among them; put what is long into the payload",
                     message.address()
                 ),
             ))
@@ -309,19 +416,7 @@ impl Publisher {
             return Prepared::Answered;
         }
         if outbound.copy.is_none() && !self.exchanges.contains(message.exchange()) {
-            let exchange = message.exchange().clone();
-            match topology::exchange(live, &exchange).await {
-                Ok(()) => {
-                    self.exchanges.insert(exchange);
-                }
-                Err(error) if error.kind() == ErrorKind::Connection || live.is_lost() => {
-                    return Prepared::Lost(pending);
-                }
-                Err(error) => {
-                    pending.order.finish(Err(error));
-                    return Prepared::Answered;
-                }
-            }
+            return Prepared::Declare(message.exchange().clone(), pending);
         }
         Prepared::Send(pending)
     }
@@ -330,36 +425,27 @@ impl Publisher {
     fn take_back(&mut self, flights: Flights, why: Option<&lapin::Error>) {
         let mut back: Vec<Pending> = flights.into_unanswered();
         let alone = back.len() == 1;
-        let refusal = why.and_then(error::refusal);
-        // The culprit, where the server says which it is.
-        let mut culprit: Box<dyn Fn(&Outbound) -> bool> = Box::new(|_| false);
-        let mut known = true;
-        if let Some(exchange) = why.and_then(error::missing_exchange) {
+        let culprit = Culprit::of(why);
+        match &culprit {
             // Declared again with the next publish.
-            self.exchanges.remove(exchange);
-        } else if let Some(most) = why.and_then(error::max_message) {
-            self.max_message.fetch_min(most, Relaxed);
-            culprit = Box::new(move |outbound| outbound.message.payload().len() > most);
-        } else if let Some(refused) = why.and_then(error::refused_route) {
-            culprit = Box::new(move |outbound| {
-                let (exchange, key) = outbound.route();
-                exchange == refused.exchange
-                    && refused.key.as_deref().is_none_or(|refused| refused == key)
-            });
-        } else {
-            known = refusal.is_none();
+            Culprit::Exchange(exchange) => {
+                self.exchanges.remove(exchange.as_str());
+            }
+            Culprit::Larger(most) => self.max_message = self.max_message.min(*most),
+            _ => {}
         }
         for pending in &mut back {
             pending.tries = pending.tries.saturating_add(1);
         }
-        let most = self.max_message.load(Relaxed);
+        let unknown = matches!(culprit, Culprit::Unknown);
         let (failed, back): (Vec<_>, Vec<_>) = back.into_iter().partition(|pending| {
-            culprit(pending.order.item()) || (alone && (!known || pending.tries >= TRIES))
+            culprit.is(pending.order.item()) || (alone && (unknown || pending.tries >= TRIES))
         });
-        if !known || back.iter().any(|pending| pending.tries >= TRIES) {
+        if unknown || back.iter().any(|pending| pending.tries >= TRIES) {
             // One of them, and nobody knows which.
             self.cautious = back.len();
         }
+        let most = self.max_message;
         for pending in failed {
             let outbound = pending.order.item();
             let error = match why {
@@ -375,10 +461,68 @@ impl Publisher {
     }
 }
 
+/// What ended a channel, or a connection.
+enum Culprit {
+    /// No message: the connection was lost.
+    Nobody,
+    /// An exchange that is not there any more.
+    Exchange(String),
+    /// The messages that are larger than this.
+    Larger(usize),
+    /// The messages that go where their user may not publish.
+    Route(RefusedRoute),
+    /// One of the messages; the server does not say which.
+    Unknown,
+}
+
+impl Culprit {
+    fn of(why: Option<&lapin::Error>) -> Self {
+        let Some(why) = why else {
+            return Self::Nobody;
+        };
+        if let Some(exchange) = error::missing_exchange(why) {
+            Self::Exchange(exchange.to_owned())
+        } else if let Some(most) = error::max_message(why) {
+            Self::Larger(most)
+        } else if let Some(route) = error::refused_route(why) {
+            Self::Route(route)
+        } else if error::refusal(why).is_some() {
+            Self::Unknown
+        } else {
+            Self::Nobody
+        }
+    }
+
+    /// Whether it is this message.
+    fn is(&self, outbound: &Outbound) -> bool {
+        match self {
+            Self::Nobody | Self::Exchange(_) | Self::Unknown => false,
+            Self::Larger(most) => outbound.message.payload().len() > *most,
+            Self::Route(refused) => {
+                let (exchange, key) = outbound.route();
+                let exchange = match exchange {
+                    "" => DEFAULT_EXCHANGE,
+                    named => named,
+                };
+                exchange == refused.exchange
+                    && refused.key.as_deref().is_none_or(|refused| refused == key)
+            }
+        }
+    }
+}
+
 enum Prepared {
     Send(Pending),
     Answered,
-    Lost(Pending),
+    /// Its exchange has to be declared before.
+    Declare(ExchangeName, Pending),
+}
+
+/// When it is looked for what is too late.
+fn sweeps() -> tokio::time::Interval {
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    sweep
 }
 
 async fn open(live: &Arc<Live>) -> Result<Owned> {
@@ -544,6 +688,14 @@ pub(crate) fn late(live: Option<&Live>) -> Error {
             "the deadline passed before RabbitMQ confirmed the message; it may have been stored",
         ),
     }
+}
+
+/// What a caller is told whose deadline has passed before its message was sent at all.
+fn unsent() -> Error {
+    Error::retryable(
+        ErrorKind::Timeout,
+        "the deadline passed before the message could be sent to RabbitMQ; it was not stored",
+    )
 }
 
 fn too_large(message: &Message, most: usize) -> Error {

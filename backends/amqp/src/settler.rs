@@ -2,17 +2,20 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use event_core::{
-    DeliveryTag, Error, ErrorKind, Message, QueueSpec, Result, Settle, Settled, Settlement,
+    DeliveryTag, Error, ErrorKind, Message, QueueKind, QueueSpec, Result, Settle, Settled,
+    Settlement,
 };
+use futures_util::FutureExt;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, watch},
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
@@ -32,6 +35,7 @@ const TOGETHER: Duration = Duration::from_millis(20);
 /// Settles the deliveries of one subscription.
 #[derive(Debug)]
 pub(crate) struct Settler {
+    me: Weak<Self>,
     shared: Arc<Shared>,
     spec: QueueSpec,
     stop: CancellationToken,
@@ -46,6 +50,28 @@ struct Held {
     retired: Vec<u64>,
     /// What runs alone, by the tag that it was delivered with.
     alone: HashMap<DeliveryTag, Arc<Alone>>,
+    /// What is being moved, for as long as somebody comes back for what becomes of it.
+    moving: HashMap<DeliveryTag, watch::Sender<Option<Result<Settled>>>>,
+}
+
+/// A delivery that is moved elsewhere: a copy of it is stored, then it is acknowledged.
+#[derive(Debug)]
+struct Move {
+    session: Arc<Session>,
+    settlement: Settlement,
+}
+
+/// Settlements, as far as they are not done at once.
+struct Sorted {
+    results: Vec<Result<Settled>>,
+    /// Sessions with something to acknowledge.
+    touched: Vec<Arc<Session>>,
+    /// By their tags: in ascending order they keep their places in the queue.
+    releases: BTreeMap<DeliveryTag, usize>,
+    /// To be moved, and which of those that are being moved are waited for.
+    moves: Vec<Move>,
+    moving: Vec<(usize, DeliveryTag)>,
+    alone: Vec<(usize, Arc<Alone>, Settlement)>,
 }
 
 /// A suspect that runs alone: the copy in the probation queue that stands for it, held on a channel of its own.
@@ -60,7 +86,8 @@ struct Alone {
 
 impl Settler {
     pub(crate) fn new(shared: Arc<Shared>, spec: QueueSpec, stop: CancellationToken) -> Arc<Self> {
-        let settler = Arc::new(Self {
+        let settler = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             shared,
             spec,
             stop,
@@ -84,6 +111,7 @@ impl Settler {
         held.sessions
             .retain(|session| session.generation != generation);
         held.retired.retain(|retired| *retired != generation);
+        held.moving.retain(|tag, _| tag.generation != generation);
     }
 
     /// Nothing new comes on a session: its channel ends when everything on it is settled. If that is so already,
@@ -96,14 +124,28 @@ impl Settler {
         }
     }
 
-    /// Ends the channel of a session. The answer says that everything was received that was acknowledged before.
+    /// Ends the channel of a session. The answer says that everything was taken that was acknowledged before.
     async fn close(&self, session: &Session) -> Result<()> {
         if !session.is_open() {
             return Ok(());
         }
-        let close = session.channel.close(200, "done".into());
-        let closed = session.channel.answer("close a channel", close).await;
+        let closing = async {
+            self.settle_down(session).await?;
+            let close = session.channel.close(200, "done".into());
+            session.channel.answer("close a channel", close).await
+        };
+        let closed = closing.await;
         closed.map_err(|error| error::unflushed(&self.spec.name).with_source(error))
+    }
+
+    /// Waits until the queue has taken what was settled on a session.
+    async fn settle_down(&self, session: &Session) -> Result<()> {
+        match self.spec.kind {
+            // On the node of its connection, and told what its channel is told.
+            QueueKind::Ephemeral => session.sync().await,
+            _ if session.settled() == 0 => Ok(()),
+            _ => session.settle_down(&self.spec.name).await,
+        }
     }
 
     /// A retired session that has nothing left, taken out.
@@ -126,6 +168,19 @@ impl Settler {
             .iter()
             .find(|session| session.generation == generation);
         session.filter(|session| session.is_open()).cloned()
+    }
+
+    /// Acknowledges what can be acknowledged together, and the rest after a moment; at once when the reader is to
+    /// end.
+    fn flush(&self, session: &Session) {
+        if !session.flush() {
+            return;
+        }
+        if self.stop.is_cancelled() {
+            session.flush_stragglers();
+        } else {
+            self.stragglers.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
@@ -154,35 +209,111 @@ impl Settler {
         }
     }
 
-    /// Stores copies, each with what is to be done when it is stored.
-    async fn move_all(
-        &self,
-        moves: Vec<(usize, Arc<Session>, u64, Outbound)>,
-        results: &mut [Result<Settled>],
-    ) {
-        let mut places = Vec::with_capacity(moves.len());
-        let mut copies = Vec::with_capacity(moves.len());
-        for (at, session, tag, copy) in moves {
-            places.push((at, session, tag));
-            copies.push(copy);
-        }
-        let stored = self.shared.store(copies).await;
-        for ((at, session, tag), stored) in places.into_iter().zip(stored) {
-            results[at] = match stored {
-                Err(error) => {
-                    if error.kind() == ErrorKind::NotFound {
-                        // Somebody deleted a queue for retries: it is declared again the next time.
-                        self.shared.forget_retries(&self.spec.name);
-                    }
-                    session.not_moved(tag);
-                    Err(error)
+    /// Begins to move deliveries, on a task of its own: whoever asks for it may wait no longer, or be gone.
+    fn begin(&self, moves: Vec<Move>) {
+        let Some(settler) = self.me.upgrade().filter(|_| !moves.is_empty()) else {
+            return;
+        };
+        tokio::spawn(async move { settler.move_all(moves).await });
+    }
+
+    async fn move_all(&self, moves: Vec<Move>) {
+        let (mut places, mut copies) = (Vec::new(), Vec::new());
+        for Move {
+            session,
+            settlement,
+        } in moves
+        {
+            let tag = settlement.tag();
+            match self.copy(settlement).await {
+                Ok(copy) => {
+                    places.push((session, tag));
+                    copies.push(copy);
                 }
-                // When the channel was lost meanwhile, the original comes again beside its copy.
-                Ok(_) if session.is_open() && session.moved(tag) => Ok(Settled::Done),
-                Ok(_) => Ok(Settled::Lost),
+                Err(error) => self.not_moved(&session, tag, error),
+            }
+        }
+        let mut moved = Vec::new();
+        let stored = self.shared.store(copies).await;
+        for ((session, tag), stored) in places.into_iter().zip(stored) {
+            match stored {
+                Err(error) => self.not_moved(&session, tag, error),
+                Ok(_) => {
+                    // When the channel was lost meanwhile, the original comes again beside its copy.
+                    let done = session.is_open() && session.moved(tag.number);
+                    let settled = if done { Settled::Done } else { Settled::Lost };
+                    moved.push((tag, Ok(settled)));
+                    self.flush(&session);
+                }
+            }
+        }
+        let (tags, mut results): (Vec<_>, Vec<_>) = moved.into_iter().unzip();
+        self.close_emptied(&tags, &mut results).await;
+        let held = self.lock();
+        for (tag, result) in tags.iter().zip(results) {
+            if let Some(waits) = held.moving.get(tag) {
+                waits.send_replace(Some(result));
+            }
+        }
+    }
+
+    /// The copy of a delivery could not be stored. It is held again for whoever comes back for it; otherwise it is
+    /// given back.
+    fn not_moved(&self, session: &Session, tag: DeliveryTag, error: Error) {
+        if error.kind() == ErrorKind::NotFound {
+            // Somebody deleted a queue for retries: it is declared again the next time.
+            self.shared.forget_retries(&self.spec.name);
+        }
+        let held = self.lock();
+        if let Some(waits) = held.moving.get(&tag) {
+            session.not_moved(tag.number);
+            waits.send_replace(Some(Err(error)));
+        } else {
+            session.give_back(tag.number);
+            drop(held);
+            self.flush(session);
+        }
+    }
+
+    /// Waits for what becomes of deliveries that are being moved, but not for long: the next acknowledgements wait
+    /// behind this. What takes longer is asked for again.
+    async fn wait_for(&self, moving: Vec<(usize, DeliveryTag)>, results: &mut [Result<Settled>]) {
+        let mut patience = pin!(self.shared.patience());
+        let mut is_over = false;
+        for (at, tag) in moving {
+            let outcome = self.lock().moving.get(&tag).map(watch::Sender::subscribe);
+            // Its session is gone.
+            let Some(mut outcome) = outcome else {
+                continue;
             };
-            if session.flush() {
-                self.stragglers.notify_one();
+            let known = async {
+                let known = outcome.wait_for(Option::is_some).await;
+                known.ok().and_then(|known| known.clone())
+            };
+            let mut known = pin!(known);
+            let known = if is_over {
+                known.as_mut().now_or_never().flatten()
+            } else {
+                tokio::select! {
+                    biased;
+                    known = &mut known => known,
+                    () = &mut patience => {
+                        is_over = true;
+                        None
+                    }
+                }
+            };
+            let mut held = self.lock();
+            match known {
+                Some(result) => {
+                    held.moving.remove(&tag);
+                    results[at] = result;
+                }
+                None if held.moving.contains_key(&tag) => {
+                    results[at] = Err(self.shared.late());
+                }
+                // Its session is gone meanwhile.
+                None => {}
             }
         }
     }
@@ -220,8 +351,11 @@ impl Settler {
             return Ok(Settled::Lost);
         }
         // Answered when the acknowledgement was taken: a crash afterwards is not blamed on it.
-        alone.channel.end().await;
-        Ok(Settled::Done)
+        let close = alone.channel.close(200, "done".into());
+        match alone.channel.answer("close a channel", close).await {
+            Ok(()) => Ok(Settled::Done),
+            Err(_) => Ok(Settled::Lost),
+        }
     }
 
     /// Has a suspect stand in the probation queue, with one run more, and held there; then takes it off its queue.
@@ -290,7 +424,7 @@ impl Settler {
             return Err(not_held(tag));
         };
         // Before it runs, so that a crash leaves the one that counts.
-        let taken_off = session.sync().await;
+        let taken_off = self.settle_down(session).await;
         if gone || taken_off.is_err() || !session.is_open() {
             return Err(not_held(tag));
         }
@@ -318,115 +452,188 @@ pub(crate) fn letter_id() -> String {
     format!("{:016x}{:016x}", since.as_micros(), fastrand::u64(..))
 }
 
-#[async_trait]
-impl Settle for Settler {
-    async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<Settled>> {
-        let mut results: Vec<Result<Settled>> = Vec::with_capacity(settlements.len());
-        let mut touched: Option<Arc<Session>> = None;
-        let mut releases: BTreeMap<DeliveryTag, usize> = BTreeMap::new();
-        let mut copies: Vec<(usize, Arc<Session>, u64, Settlement)> = Vec::new();
-        let mut alone: Vec<(usize, Arc<Alone>, Settlement)> = Vec::new();
-        let runs_alone = !self.lock().alone.is_empty();
-        let generations: Vec<u64> = settlements
-            .iter()
-            .map(|settlement| settlement.tag().generation)
-            .collect();
+impl Settler {
+    /// Does what is done at once, and sorts the rest.
+    fn sort(&self, settlements: Vec<Settlement>) -> Sorted {
+        let mut sorted = Sorted {
+            results: Vec::with_capacity(settlements.len()),
+            touched: Vec::new(),
+            releases: BTreeMap::new(),
+            moves: Vec::new(),
+            moving: Vec::new(),
+            alone: Vec::new(),
+        };
+        let (runs_alone, moves) = {
+            let held = self.lock();
+            (!held.alone.is_empty(), !held.moving.is_empty())
+        };
         for (at, settlement) in settlements.into_iter().enumerate() {
             let tag = settlement.tag();
-            results.push(Ok(Settled::Lost));
+            sorted.results.push(Ok(Settled::Lost));
             if runs_alone && let Some(found) = self.lock().alone.remove(&tag) {
-                alone.push((at, found, settlement));
-                continue;
-            }
-            let session = match &touched {
-                Some(session) if session.generation == tag.generation => session.clone(),
-                _ => {
-                    if let Some(before) = touched.take()
-                        && before.flush()
-                    {
-                        self.stragglers.notify_one();
-                    }
-                    let Some(session) = self.session(tag.generation) else {
-                        continue;
-                    };
-                    touched.insert(session).clone()
-                }
-            };
-            match settlement {
-                Settlement::Ack(_) => {
-                    if session.finish(tag.number) {
-                        results[at] = Ok(Settled::Done);
-                    }
-                }
-                Settlement::Release(_) => {
-                    releases.insert(tag, at);
-                }
-                copy => {
-                    if session.begin_to_move(tag.number) {
-                        copies.push((at, session, tag.number, copy));
-                    }
-                }
+                sorted.alone.push((at, found, settlement));
+            } else if !(moves && self.meets_move(at, &settlement, &mut sorted))
+                && let Some(session) = self.touch(tag.generation, &mut sorted.touched)
+            {
+                self.take(at, settlement, session, &mut sorted);
             }
         }
-        if let Some(session) = &touched {
-            if !session.is_open() {
-                // Nothing that is written to it arrives.
-                for (result, generation) in results.iter_mut().zip(&generations) {
-                    if *generation == session.generation {
-                        *result = Ok(Settled::Lost);
-                    }
-                }
-            } else if session.flush() {
-                if self.stop.is_cancelled() {
-                    session.flush_stragglers();
-                } else {
-                    self.stragglers.notify_one();
+        sorted
+    }
+
+    /// Whether a settlement concerns a delivery that is being moved already; then it is dealt with.
+    fn meets_move(&self, at: usize, settlement: &Settlement, sorted: &mut Sorted) -> bool {
+        let tag = settlement.tag();
+        let mut held = self.lock();
+        if !held.moving.contains_key(&tag) {
+            return false;
+        }
+        if !matches!(settlement, Settlement::Release(_)) {
+            sorted.moving.push((at, tag));
+            return true;
+        }
+        // Nobody comes back for it: it goes where it is on its way to, or back.
+        match held
+            .moving
+            .remove(&tag)
+            .and_then(|outcome| outcome.borrow().clone())
+        {
+            // It is held.
+            Some(Err(_)) => {
+                sorted.releases.insert(tag, at);
+            }
+            Some(known) => sorted.results[at] = known,
+            None => sorted.results[at] = Ok(Settled::Done),
+        }
+        true
+    }
+
+    /// The session of a generation, taken note of.
+    fn touch(&self, generation: u64, touched: &mut Vec<Arc<Session>>) -> Option<Arc<Session>> {
+        // Nearly always there is one.
+        let known = touched
+            .iter()
+            .find(|session| session.generation == generation);
+        if let Some(session) = known {
+            return Some(session.clone());
+        }
+        let session = self.session(generation)?;
+        touched.push(session.clone());
+        Some(session)
+    }
+
+    fn take(&self, at: usize, settlement: Settlement, session: Arc<Session>, sorted: &mut Sorted) {
+        let tag = settlement.tag();
+        match settlement {
+            Settlement::Ack(_) => {
+                if session.finish(tag.number) {
+                    sorted.results[at] = Ok(Settled::Done);
                 }
             }
+            Settlement::Release(_) => {
+                sorted.releases.insert(tag, at);
+            }
+            copy => self.take_to_move(at, copy, session, sorted),
         }
-        let mut moves = Vec::new();
-        // In ascending order, which is how they keep their places.
-        for (tag, at) in releases {
-            let Some(session) = self.session(tag.generation) else {
-                continue;
-            };
-            let kept = session.kept(tag.number).filter(|kept| !kept.suspect);
-            if kept.is_some() {
+    }
+
+    fn take_to_move(
+        &self,
+        at: usize,
+        settlement: Settlement,
+        session: Arc<Session>,
+        sorted: &mut Sorted,
+    ) {
+        let tag = settlement.tag();
+        if session.begin_to_move(tag.number) {
+            self.lock().moving.insert(tag, watch::Sender::new(None));
+            sorted.moving.push((at, tag));
+            sorted.moves.push(Move {
+                session,
+                settlement,
+            });
+        }
+    }
+
+    /// Gives deliveries back, or has them moved to the end of their queue.
+    async fn give_back(&self, sorted: &mut Sorted) {
+        let releases: Vec<_> = std::mem::take(&mut sorted.releases)
+            .into_iter()
+            .filter_map(|(tag, at)| Some((tag, at, self.session(tag.generation)?)))
+            .collect();
+        let kept = |tag: DeliveryTag, session: &Session| {
+            session.kept(tag.number).filter(|kept| !kept.suspect)
+        };
+        for (tag, _, session) in &releases {
+            if kept(*tag, session).is_some() {
                 session.ended().await;
             }
-            match kept {
+        }
+        for (tag, at, session) in releases {
+            match kept(tag, &session) {
                 // Once more, and it would be suspected of something. But a copy goes to the end of the queue, which
-                // others of its partition key must not get ahead of.
-                Some(kept) if !session.has_neighbours(tag.number) => {
-                    if session.begin_to_move(tag.number) {
-                        let queue = self.spec.name.to_string();
-                        let copy = Outbound::copy(kept.message, queue, Notes::default());
-                        moves.push((at, session, tag.number, copy));
-                    }
+                // others of its partition key must not get ahead of; and it needs a server that takes it.
+                Some(kept) if !session.has_neighbours(tag.number) && !self.shared.is_blocked() => {
+                    let again = Settlement::Retry {
+                        tag,
+                        message: Box::new(kept.message),
+                        delay: Duration::ZERO,
+                    };
+                    self.take_to_move(at, again, session, sorted);
                 }
                 _ => {
                     if session.release(tag.number) {
-                        results[at] = Ok(Settled::Done);
+                        sorted.results[at] = Ok(Settled::Done);
                     }
                 }
             }
         }
-        if let Some(session) = &touched {
-            session.flush();
-        }
-        for (at, session, tag, settlement) in copies {
-            match self.copy(settlement).await {
-                Ok(copy) => moves.push((at, session, tag, copy)),
-                Err(error) => {
-                    session.not_moved(tag);
-                    results[at] = Err(error);
+    }
+
+    /// Ends the channels of retired sessions that have nothing left. Where that fails, nothing is sure to have been
+    /// settled.
+    async fn close_emptied(&self, tags: &[DeliveryTag], results: &mut [Result<Settled>]) {
+        while let Some(session) = self.emptied() {
+            if let Err(error) = self.close(&session).await {
+                tracing::debug!(target: "switchboard", queue = %self.spec.name, %error, "cannot end a channel");
+                for (result, tag) in results.iter_mut().zip(tags) {
+                    if tag.generation == session.generation {
+                        *result = Err(error.clone());
+                    }
                 }
             }
         }
-        if !moves.is_empty() {
-            self.move_all(moves, &mut results).await;
+    }
+}
+
+#[async_trait]
+impl Settle for Settler {
+    async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<Settled>> {
+        let tags: Vec<DeliveryTag> = settlements.iter().map(Settlement::tag).collect();
+        let mut sorted = self.sort(settlements);
+        for session in &sorted.touched {
+            if session.is_open() {
+                self.flush(session);
+                continue;
+            }
+            // Nothing that is written to it arrives.
+            for (result, tag) in sorted.results.iter_mut().zip(&tags) {
+                if tag.generation == session.generation {
+                    *result = Ok(Settled::Lost);
+                }
+            }
         }
-        for (at, ran, settlement) in alone {
+        self.begin(std::mem::take(&mut sorted.moves));
+        if !sorted.releases.is_empty() {
+            self.give_back(&mut sorted).await;
+            for session in &sorted.touched {
+                session.flush();
+            }
+            self.begin(std::mem::take(&mut sorted.moves));
+        }
+        let mut results = sorted.results;
+        self.wait_for(sorted.moving, &mut results).await;
+        for (at, ran, settlement) in sorted.alone {
             let tag = settlement.tag();
             results[at] = self.settle_alone(&ran, settlement).await;
             if results[at].is_err() {
@@ -434,15 +641,7 @@ impl Settle for Settler {
                 self.lock().alone.insert(tag, ran);
             }
         }
-        while let Some(session) = self.emptied() {
-            if let Err(error) = self.close(&session).await {
-                for (result, generation) in results.iter_mut().zip(&generations) {
-                    if *generation == session.generation {
-                        *result = Err(error.clone());
-                    }
-                }
-            }
-        }
+        self.close_emptied(&tags, &mut results).await;
         results
     }
 

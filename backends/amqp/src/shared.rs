@@ -2,18 +2,18 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use event_core::{
-    ConnectionState, ErrorKind, Intake, Message, QueueKind, QueueName, QueueSpec, Receipt, Result,
-    intake,
+    ConnectionState, Error, ErrorKind, Intake, Message, QueueKind, QueueName, QueueSpec, Receipt,
+    Result, intake,
 };
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,9 @@ const UNANSWERED: u32 = 8_192;
 /// How long a copy may take to be stored, before its original is settled in another way.
 const COPY: Duration = Duration::from_secs(30);
 
+/// How long somebody may be kept waiting for a copy: whoever waits holds up others.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a request other than a publish waits for a connection that is being made again.
 const CONNECTION: Duration = Duration::from_secs(10);
 
@@ -43,7 +46,7 @@ pub(crate) struct Shared {
     pub(crate) consume: Arc<Link>,
     pub(crate) closing: CancellationToken,
     intake: Intake<Outbound>,
-    publisher: Mutex<Option<JoinHandle<()>>>,
+    publisher: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     state: watch::Receiver<ConnectionState>,
     /// Queues for retries that were declared.
     retries: Mutex<HashSet<(QueueName, u64)>>,
@@ -59,8 +62,7 @@ impl Shared {
         let publish = Arc::new(open(Role::Publish).await?);
         let (intake, orders) = intake(UNANSWERED);
         let closing = CancellationToken::new();
-        let limit = Arc::new(AtomicUsize::new(usize::MAX));
-        let publisher = Publisher::new(publish.clone(), orders, limit);
+        let publisher = Publisher::new(publish.clone(), orders);
         let publisher = tokio::spawn(publisher.run(closing.clone()));
         let state = watch_state(&publish, &consume);
         Ok(Arc::new(Self {
@@ -70,7 +72,7 @@ impl Shared {
             consume,
             closing,
             intake,
-            publisher: Mutex::new(Some(publisher)),
+            publisher: tokio::sync::Mutex::new(Some(publisher)),
             state,
             retries: Mutex::default(),
         }))
@@ -110,25 +112,49 @@ impl Shared {
         self.send(copies, Instant::now() + COPY).await
     }
 
-    /// Stores one copy.
+    /// Stores one copy, soon or not at all.
     pub(crate) async fn store_one(&self, copy: Outbound) -> Result<()> {
-        let mut stored = self.store(vec![copy]).await;
+        if self.is_blocked() {
+            return Err(self.late());
+        }
+        let stored = self.send(vec![copy], Instant::now() + 2 * PATIENCE);
         // No answer is none that may be relied on.
         let answer = stored
+            .await
             .pop()
             .unwrap_or_else(|| Err(error::silent("store a copy")));
         answer.map(drop)
     }
 
-    async fn send(&self, batch: Vec<Outbound>, deadline: Instant) -> Vec<Result<Receipt>> {
-        let late = || {
-            let live = match &*self.publish.phase().borrow() {
-                Phase::Up(live) => Some(live.clone()),
-                _ => None,
-            };
-            publisher::late(live.as_deref())
+    /// Ends when a copy was waited for long enough: at once while RabbitMQ takes no publishes.
+    pub(crate) async fn patience(&self) {
+        let blocked = async {
+            if let Ok(live) = self.publish.live().await {
+                // An error is a connection that is gone, which takes none either.
+                let _ = live.watch_blocked().wait_for(Option::is_some).await;
+            }
         };
-        self.intake.publish(batch, deadline, late).await
+        let _ = timeout(PATIENCE, blocked).await;
+    }
+
+    /// Whether RabbitMQ takes no publishes at present.
+    pub(crate) fn is_blocked(&self) -> bool {
+        match &*self.publish.phase().borrow() {
+            Phase::Up(live) => live.blocked().is_some(),
+            _ => false,
+        }
+    }
+
+    /// What somebody is told who does not wait for a publish any longer.
+    pub(crate) fn late(&self) -> Error {
+        match &*self.publish.phase().borrow() {
+            Phase::Up(live) => publisher::late(Some(live)),
+            _ => publisher::late(None),
+        }
+    }
+
+    async fn send(&self, batch: Vec<Outbound>, deadline: Instant) -> Vec<Result<Receipt>> {
+        self.intake.publish(batch, deadline, || self.late()).await
     }
 
     /// The queue in which a retry waits, declared if it is not there yet.
@@ -159,25 +185,23 @@ impl Shared {
 
     pub(crate) async fn close(&self, deadline: Instant) -> Result<()> {
         self.closing.cancel();
-        let publisher = self
-            .publisher
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        // Whoever closes it a second time waits for the first, which may have been given up.
+        let mut publisher = self.publisher.lock().await;
         let mut flushed = true;
-        if let Some(mut publisher) = publisher {
-            flushed = timeout_at(deadline, &mut publisher).await.is_ok();
+        if let Some(running) = publisher.as_mut() {
+            flushed = timeout_at(deadline, &mut *running).await.is_ok();
             if !flushed {
-                publisher.abort();
+                running.abort();
             }
         }
+        *publisher = None;
         // A moment more, for the server to hear of it.
         let end = deadline.max(Instant::now() + Duration::from_millis(200));
         tokio::join!(self.publish.close(end), self.consume.close(end));
         if flushed {
             Ok(())
         } else {
-            Err(event_core::Error::retryable(
+            Err(Error::retryable(
                 ErrorKind::Timeout,
                 "messages were still to be confirmed when the time to close was over; each publish has its answer",
             ))

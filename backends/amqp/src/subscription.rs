@@ -17,7 +17,7 @@ use lapin::{
     Consumer,
     message::Delivery as Incoming,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     channel, error,
     link::{self, Live},
+    names,
     settler::Settler,
     shared::Shared,
     topology,
@@ -39,6 +40,9 @@ pub(crate) const SUSPICION: u32 = 3;
 
 /// How long handlers that have begun may take before what comes next is read, when deliveries get old.
 const REVOKING: Duration = Duration::from_secs(1);
+
+/// How long an ephemeral queue may be without a consumer.
+const UNUSED_MILLIS: i64 = 30_000;
 
 /// Opens a subscription.
 pub(crate) async fn open(shared: &Arc<Shared>, spec: &QueueSpec) -> Result<Subscription> {
@@ -94,6 +98,19 @@ struct Consuming {
     end: Option<Option<lapin::Error>>,
 }
 
+impl Consuming {
+    /// What the consumer says next.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    async fn next(&mut self) -> Option<lapin::Result<Incoming>> {
+        match self.end.take() {
+            Some(end) => end.map(Err),
+            None => self.consumer.next().await,
+        }
+    }
+}
+
 #[async_trait]
 impl Deliveries for Reader {
     async fn next(&mut self, max: usize) -> Result<Arrival> {
@@ -111,25 +128,15 @@ impl Deliveries for Reader {
                 self.consume_again().await?;
                 continue;
             };
-            match open.end.take() {
-                Some(Some(error)) => {
-                    self.lose(Some(&error));
-                    continue;
-                }
-                Some(None) => {
-                    self.cancelled().await?;
-                    continue;
-                }
-                None => {}
-            }
             let old = open
                 .session
                 .oldest()
                 .map(|oldest| oldest + self.shared.endpoints.consumer_timeout / 2);
+            let live = open.live.clone();
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => {}
-                incoming = open.consumer.next() => match incoming {
+                incoming = open.next() => match incoming {
                     Some(Ok(first)) => {
                         let batch = self.take(first, max).await;
                         if !batch.is_empty() {
@@ -140,7 +147,7 @@ impl Deliveries for Reader {
                     Some(Err(error)) => self.lose(Some(&error)),
                     None => self.cancelled().await?,
                 },
-                () = open.live.lost() => self.lose(None),
+                () = live.lost() => self.lose(None),
                 () = reached(old) => self.renew().await,
             }
         }
@@ -161,6 +168,7 @@ impl Reader {
         let Some(open) = &mut self.open else {
             return Vec::new();
         };
+        open.live.was_of_use();
         let generation = open.session.generation;
         let mut batch = Vec::new();
         let mut held = Vec::new();
@@ -173,12 +181,8 @@ impl Reader {
                 next = match open.consumer.next().now_or_never() {
                     Some(Some(Ok(incoming))) => Some(incoming),
                     // It is said once, so it is kept until these deliveries were given.
-                    Some(Some(Err(error))) => {
-                        open.end = Some(Some(error));
-                        None
-                    }
-                    Some(None) => {
-                        open.end = Some(None);
+                    Some(end) => {
+                        open.end = Some(end.and_then(Result::err));
                         None
                     }
                     None => None,
@@ -191,11 +195,9 @@ impl Reader {
 
     /// Begins to consume once more, when there is a connection.
     async fn consume_again(&mut self) -> Result<()> {
-        let wait = Duration::from_millis(50) * 2u32.pow(self.failures.min(6));
-        let wait = if self.failures == 0 {
-            Duration::ZERO
-        } else {
-            wait
+        let wait = match self.failures {
+            0 => Duration::ZERO,
+            failures => Duration::from_millis(50) * 2u32.pow(failures.min(6)),
         };
         let stop = self.stop.clone();
         let again = async {
@@ -244,6 +246,7 @@ impl Reader {
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
+        // An ephemeral queue goes by itself when this fails.
         let consumer = channel.answer(&what, consumer).await?;
         let session = Arc::new(Session::new(
             generation,
@@ -273,7 +276,11 @@ impl Reader {
             auto_delete: true,
             ..QueueDeclareOptions::default()
         };
-        let request = on.queue_declare(name.as_str().into(), options, FieldTable::default());
+        let mut arguments = FieldTable::default();
+        // It collects messages from now on, and is deleted with its last consumer, which it may never have.
+        let unused = AMQPValue::LongLongInt(UNUSED_MILLIS);
+        arguments.insert("x-expires".into(), unused);
+        let request = on.queue_declare(name.as_str().into(), options, arguments);
         on.answer(&format!("declare queue `{name}`"), request)
             .await?;
         for binding in &self.spec.bindings {
@@ -391,20 +398,11 @@ impl Reader {
             return;
         };
         let name = &self.spec.name;
-        let mut derived = vec![crate::names::dead(name), crate::names::probation(name)];
-        let steps: std::collections::BTreeSet<_> = self
-            .spec
-            .retry_waits
-            .iter()
-            .filter_map(|wait| crate::names::step(*wait))
-            .collect();
-        derived.extend(
-            steps
-                .into_iter()
-                .map(|step| crate::names::retry(name, step)),
-        );
+        let steps = names::steps(&self.spec.retry_waits).into_iter();
+        let retries = steps.map(|step| names::retry(name, step));
+        let derived = [names::dead(name), names::probation(name)];
         let mut missing = Vec::new();
-        for name in derived {
+        for name in derived.into_iter().chain(retries) {
             if let Ok(false) = topology::is_there(&live, &name).await {
                 missing.push(name);
             }
@@ -435,17 +433,20 @@ fn read(
         incoming.data,
     );
     let tag = DeliveryTag { generation, number };
-    let returns = received.returns.max(u32::from(incoming.redelivered));
+    // Of what comes for the first time, it is a header that some publisher made up.
+    let counted = match incoming.redelivered {
+        true => received.returns,
+        false => 0,
+    };
+    let returns = counted.max(u32::from(incoming.redelivered));
     let alone = received.notes.alone;
-    let suspect = kind == QueueKind::Durable && (alone.is_some() || received.returns >= SUSPICION);
-    let kept =
-        (kind == QueueKind::Durable && (suspect || received.returns + 1 >= SUSPICION)).then(|| {
-            Kept {
-                message: received.message.clone(),
-                alone: alone.unwrap_or(0),
-                suspect,
-            }
-        });
+    let suspect = kind == QueueKind::Durable && (alone.is_some() || counted >= SUSPICION);
+    let is_kept = kind == QueueKind::Durable && (suspect || counted + 1 >= SUSPICION);
+    let kept = is_kept.then(|| Kept {
+        message: received.message.clone(),
+        alone: alone.unwrap_or(0),
+        suspect,
+    });
     let hold = Hold {
         tag: number,
         key: received.message.partition_key().map(hash),
@@ -467,6 +468,8 @@ fn hash(key: &str) -> u64 {
 impl Drop for Reader {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
+            // What was answered with `Done` is done.
+            open.session.flush_stragglers();
             self.settler.forget(open.session.generation);
         }
     }

@@ -48,6 +48,11 @@ impl Declared {
                             known.bindings.push(binding.clone());
                         }
                     }
+                    for wait in &spec.retry_waits {
+                        if !known.retry_waits.contains(wait) {
+                            known.retry_waits.push(*wait);
+                        }
+                    }
                 }
             }
         }
@@ -62,11 +67,8 @@ impl Declared {
             .filter(|spec| spec.name.as_str() == queue && spec.kind == QueueKind::Durable);
         specs
             .flat_map(|spec| {
-                let steps = spec
-                    .retry_waits
-                    .iter()
-                    .filter_map(|wait| names::step(*wait));
-                steps
+                names::steps(&spec.retry_waits)
+                    .into_iter()
                     .map(|step| names::retry(queue, step))
                     .chain([names::probation(queue)])
             })
@@ -194,12 +196,7 @@ async fn queue(on: &Owned, spec: &QueueSpec) -> Result<()> {
     quorum(on, &names::dead(name), FieldTable::default()).await?;
     let back = forwarding(names::PROBATION_MILLIS, name);
     quorum(on, &names::probation(name), back).await?;
-    let steps: BTreeSet<u64> = spec
-        .retry_waits
-        .iter()
-        .filter_map(|wait| names::step(*wait))
-        .collect();
-    for step in steps {
+    for step in names::steps(&spec.retry_waits) {
         retry(on, name, step).await?;
     }
     let mut arguments = FieldTable::default();
@@ -360,13 +357,12 @@ pub(crate) async fn settle_down(live: &Arc<Live>, forwarding: &[String]) -> Resu
 async fn delete(live: &Arc<Live>, queue: &QueueName) -> Result<()> {
     let on = channel::open(live).await?;
     let retries = names::STEPS.map(|step| names::retry(queue, step));
-    // First what leads into others.
     let derived = [
         queue.to_string(),
         names::probation(queue),
         names::dead(queue),
     ];
-    let all = derived[..1].iter().chain(&retries).chain(&derived[1..]);
+    let all = derived.iter().chain(&retries);
     let channel = &on;
     let requests = all.map(|name| {
         // What is not there counts as deleted.

@@ -63,6 +63,12 @@ impl Endpoints {
             Some((authority, vhost)) => (authority, vhost),
             None => (rest, ""),
         };
+        if vhost.contains('@') {
+            return Err(wrong(
+                "there is an `@` behind the host; write `/` as `%2F` in a user or a password, and `@` as `%40` in a \
+                 vhost",
+            ));
+        }
         if vhost.contains('/') {
             return Err(wrong(
                 "there is a `/` after the vhost; write it as `%2F` in a user, a password or a vhost",
@@ -318,6 +324,8 @@ mod tests {
             ("amqp://anna:se/cret@host/vhost", "%2F"),
             ("amqp://anna:se#cret@host/vhost", "%23"),
             ("amqp://anna:12?cret@host/v", "%3F"),
+            ("amqp://anna:12/cret@host", "%2F"),
+            ("amqp://anna:12/cret@host/v", "%2F"),
             ("amqp://anna:secret@host:70000", "port"),
             ("amqp://anna:secret@ho st", "host"),
             ("amqp://anna:secret@host/a/b", "%2F"),

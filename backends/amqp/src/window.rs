@@ -7,11 +7,19 @@ use std::{
 
 use event_core::{Message, Result};
 use futures_util::FutureExt;
-use lapin::options::{BasicAckOptions, BasicNackOptions, BasicQosOptions};
+use lapin::{
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
 use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::channel::Owned;
+
+/// What is asked for, in errors.
+const SETTLE: &str = "settle deliveries";
 
 /// A channel that deliveries come on, and those that were not settled.
 ///
@@ -140,6 +148,11 @@ impl Session {
         self.change(tag, State::Moving, State::Held);
     }
 
+    /// It could not be moved, and nobody comes for it again: gives it back with the next [`flush`](Self::flush).
+    pub(crate) fn give_back(&self, tag: u64) {
+        self.lock().release(tag, State::Moving);
+    }
+
     fn change(&self, tag: u64, from: State, to: State) -> bool {
         self.lock().change(tag, from, to)
     }
@@ -148,12 +161,7 @@ impl Session {
     /// with its partition key is held: the queue keeps the order in which it gets them back. Answers whether it was
     /// held.
     pub(crate) fn release(&self, tag: u64) -> bool {
-        let mut window = self.lock();
-        let held = window.change(tag, State::Held, State::Releasing);
-        if held {
-            window.releasing.insert(tag);
-        }
-        held
+        self.lock().release(tag, State::Held)
     }
 
     /// Whether another delivery with the partition key of this one is held.
@@ -219,9 +227,36 @@ impl Session {
 
     /// Waits until the server has received everything that was settled before, by asking for what is so already.
     pub(crate) async fn sync(&self) -> Result<()> {
-        let prefetch = self.prefetch;
+        self.ask_for(self.prefetch).await
+    }
+
+    async fn ask_for(&self, prefetch: u16) -> Result<()> {
         let request = self.channel.basic_qos(prefetch, BasicQosOptions::default());
-        self.channel.answer("settle deliveries", request).await
+        self.channel.answer(SETTLE, request).await
+    }
+
+    /// Waits until the queue itself has taken everything that was settled before.
+    ///
+    /// A channel of RabbitMQ keeps what it is told to settle while a quorum queue has not taken the 32 before it, and
+    /// drops what it still keeps when it is closed. The end of a consumer is something that it waits for the queue
+    /// with, so another one begins and ends: one that may be given nothing. A server that does not know `x-credit`
+    /// may give it a single message, which goes back with the channel.
+    pub(crate) async fn settle_down(&self, queue: &str) -> Result<()> {
+        self.ask_for(1).await?;
+        let mut none = FieldTable::default();
+        none.insert("credit".into(), AMQPValue::LongLongInt(0));
+        none.insert("drain".into(), AMQPValue::Boolean(false));
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-credit".into(), AMQPValue::FieldTable(none));
+        let options = BasicConsumeOptions::default();
+        let consume = self
+            .channel
+            .basic_consume(queue.into(), "".into(), options, arguments);
+        let consumer = self.channel.answer(SETTLE, consume).await?;
+        let options = BasicCancelOptions::default();
+        let cancel = self.channel.basic_cancel(consumer.tag(), options);
+        self.channel.answer(SETTLE, cancel).await?;
+        self.sync().await
     }
 
     /// The server has ended the consumer: nothing new comes.
@@ -296,6 +331,14 @@ impl Window {
             }
         }
         ready
+    }
+
+    fn release(&mut self, tag: u64, from: State) -> bool {
+        let held = self.change(tag, from, State::Releasing);
+        if held {
+            self.releasing.insert(tag);
+        }
+        held
     }
 
     fn change(&mut self, tag: u64, from: State, to: State) -> bool {

@@ -15,7 +15,7 @@ const PREFIX: &str = "cloudEvents_";
 const PREFIXES: [&str; 2] = [PREFIX, "cloudEvents:"];
 
 /// The exchange that every queue is bound to by its name, as permissions call it.
-const DEFAULT_EXCHANGE: &str = "amq.default";
+pub(crate) const DEFAULT_EXCHANGE: &str = "amq.default";
 
 /// Where a copy came from: it goes straight to its queue, through the default exchange.
 const EXCHANGE: &str = "switchboard-exchange";
@@ -27,8 +27,8 @@ const RUN: &str = "switchboard-run";
 /// The id of a dead letter.
 const LETTER: &str = "switchboard-letter";
 
-/// The most that headers may take: properties have to fit into one frame.
-const FRAME: usize = 131_072;
+/// How much of a frame names of headers, notes of a copy and what goes with them take.
+const OVERHEAD: usize = 4_096;
 
 /// What a copy carries beside its message.
 #[derive(Debug, Default)]
@@ -102,10 +102,21 @@ fn with_headers(message: &Message, headers: FieldTable) -> BasicProperties {
     properties
 }
 
-/// Whether the headers of a message fit into a frame. Nearly every message has few of them.
-pub(crate) fn fits(message: &Message) -> bool {
-    let headers = message.headers();
-    headers.is_empty() || size(headers) + message.id().to_string().len() < FRAME - 4_096
+/// Whether the properties of a message, and of a copy of it, fit into one frame, as they have to.
+pub(crate) fn fits(message: &Message, frame_max: u32) -> bool {
+    let id = message.id();
+    let texts = [
+        id.as_uuid().map_or_else(|| id.to_string().len(), |_| 36),
+        message.source().len(),
+        message.partition_key().map_or(0, str::len),
+        message.content_type().len(),
+        message.exchange().len(),
+        message.key().len(),
+    ];
+    // Some of them stand in a property and in a header.
+    let size = 2 * texts.into_iter().sum::<usize>() + size(message.headers()) + OVERHEAD;
+    // None means that there is no limit.
+    frame_max == 0 || size <= usize::try_from(frame_max).unwrap_or(usize::MAX)
 }
 
 /// A header that RabbitMQ would take for an instruction, and close the channel over or deliver elsewhere.

@@ -5,14 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use event_conformance::{Broker, CaseResult, Failure, Ledger, ensure, ensure_eq, orders::order};
-use event_core::{ConnectionState, ErrorKind, Settled, Settlement};
+use event_conformance::{
+    Act, Broker, CaseResult, Failure, Ledger, ensure, ensure_eq, orders::order,
+};
+use event_core::{ConnectionState, ErrorKind, RetryPolicy, Settled, Settlement};
 use tokio::{
     runtime::Handle,
     time::{interval, timeout},
 };
 
-use crate::stage::{ctl, done, length, on_own_rabbitmq, on_rabbitmq, publish};
+use crate::stage::{Stage, ctl, done, length, on_own_rabbitmq, on_rabbitmq, publish};
 
 /// How long past its deadline a publish may end, on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
@@ -265,12 +267,7 @@ async fn fault_11_a_memory_alarm_holds_up_publishes_only() -> CaseResult {
         publish(&bus, 1..=10).await?;
         let held = consumer.take(10).await?;
 
-        ctl(broker, &["set_vm_memory_high_watermark", "0.0001"]).await?;
-        let alarmed = || async {
-            let alarms = ctl(broker, &["eval", "rabbit_alarm:get_alarms()."]).await?;
-            Ok(alarms.contains("memory"))
-        };
-        cx.until("the alarm", alarmed).await?;
+        alarm(at, broker).await?;
         let begin = Instant::now();
         let refused = order(11).publish(&bus).await;
         let took = begin.elapsed();
@@ -283,12 +280,7 @@ async fn fault_11_a_memory_alarm_holds_up_publishes_only() -> CaseResult {
         for delivery in &held {
             ensure_eq!(consumer.ack(delivery).await?, Settled::Done, "acknowledged");
         }
-        let empty = || async {
-            let queues = ctl(broker, &["-q", "list_queues", "name", "messages"]).await?;
-            let empty = format!("{}\t0", at.name("billing_order"));
-            Ok(queues.lines().any(|line| line == empty))
-        };
-        cx.until("the acknowledgements to arrive", empty).await?;
+        holds(at, broker, 0).await?;
 
         ctl(broker, &["set_vm_memory_high_watermark", "0.4"]).await?;
         at.is_up(&bus).await?;
@@ -298,6 +290,64 @@ async fn fault_11_a_memory_alarm_holds_up_publishes_only() -> CaseResult {
         // The refused one may have been stored when the alarm ended.
         ensure!((1..=2).contains(&rest), "{rest} deliveries after the alarm");
         Ok(())
+    })
+    .await
+}
+
+/// Has a broker be short of memory.
+async fn alarm(at: &Stage, broker: &Broker) -> CaseResult {
+    ctl(broker, &["set_vm_memory_high_watermark", "0.0001"]).await?;
+    let alarmed = || async {
+        let alarms = ctl(broker, &["eval", "rabbit_alarm:get_alarms()."]).await?;
+        Ok(alarms.contains("memory"))
+    };
+    at.direct.until("the alarm", alarmed).await
+}
+
+/// Waits until the queue of all tests has this many messages, ready or not.
+async fn holds(at: &Stage, broker: &Broker, count: usize) -> CaseResult {
+    let holds = || async {
+        let queues = ctl(broker, &["-q", "list_queues", "name", "messages"]).await?;
+        let holds = format!("{}\t{count}", at.name("billing_order"));
+        Ok(queues.lines().any(|line| line == holds))
+    };
+    at.direct
+        .until("the acknowledgements to arrive", holds)
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_11_what_fails_in_a_memory_alarm_holds_up_nobody() -> CaseResult {
+    const FAIL: [u64; 3] = [1, 5, 9];
+    const ORDERS: u64 = 500;
+    let nothing = async |_: &_| Ok(());
+    on_own_rabbitmq("fault_11_fails", nothing, async |at, broker| {
+        let cx = &at.direct;
+        cx.declare(&[&cx.spec("billing_order", &["order.*.submit"])?])
+            .await?;
+        publish(cx.bus(), 1..=ORDERS).await?;
+        alarm(at, broker).await?;
+        let desk = cx.desk().doing(|seen| match FAIL.contains(&seen.number()) {
+            true => Act::fail("the bank is closed"),
+            false => Act::DONE,
+        });
+        let policy = RetryPolicy::fixed(Duration::from_millis(100)).attempts(3);
+        // Many more have to be acknowledged than may be unacknowledged.
+        let queue = cx.queue("billing_order", &desk).retry(policy).prefetch(20);
+        let _running = cx.start(&cx.process().await?, queue).await?;
+        holds(at, broker, FAIL.len()).await?;
+
+        ctl(broker, &["set_vm_memory_high_watermark", "0.4"]).await?;
+        let letters = cx.dead_letters("billing_order", FAIL.len()).await?;
+        ensure!(
+            letters.iter().all(|letter| letter.attempts() == 3),
+            "attempts of {letters:?}"
+        );
+        // Each was stored once for each attempt, however long that took.
+        let seen = desk.seen();
+        let runs = seen.iter().filter(|seen| FAIL.contains(&seen.number()));
+        ensure_eq!(runs.count(), FAIL.len() * 3, "runs of those that fail");
+        holds(at, broker, 0).await
     })
     .await
 }
@@ -334,7 +384,12 @@ async fn fault_27_twenty_kills_of_connections_leave_nothing_behind() -> CaseResu
             desk.until("its order", move |seen| done(seen).contains(&id))
                 .await?;
             if round == 2 {
-                // Everything that is made at first use is there.
+                // Everything that is made at first use is there, and everything that was lost is there again.
+                for bus in [at.cx.bus(), &consuming] {
+                    let mut state = bus.state();
+                    let up = state.wait_for(|state| *state == ConnectionState::Connected);
+                    at.cx.within("to be connected", up).await??;
+                }
                 first = count();
             }
             at.proxy.cut();

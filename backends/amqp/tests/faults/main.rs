@@ -16,5 +16,6 @@ mod copies;
 mod crashes;
 mod publishing;
 mod stage;
+mod tls;
 mod topology;
 mod versions;

@@ -1,0 +1,139 @@
+//! Connections with TLS: whom both sides trust.
+
+use std::{error::Error as _, fs, net::TcpListener, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use event_amqp::AmqpTransport;
+use event_conformance::{
+    Broker, CaseResult, Context, Failure, Fixture, Setup, ensure, ensure_eq, orders::order,
+};
+use event_core::{Error, ErrorKind, Transport};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+use crate::stage::{ctl, on_own_rabbitmq};
+
+/// An authority of the test's own, with what it signs as files in one folder.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    folder: PathBuf,
+}
+
+impl Authority {
+    fn new(folder: PathBuf) -> CaseResult<Self> {
+        let mut params = CertificateParams::new([])?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate()?;
+        fs::write(folder.join("ca.pem"), params.self_signed(&key)?.pem())?;
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            folder,
+        })
+    }
+
+    /// Writes `name.pem` and `name.key`.
+    fn sign(&self, name: &str, host: &str) -> CaseResult {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new([host.to_owned()])?;
+        // Not that of the authority, or the server takes it for one that signed itself.
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        fs::write(self.file(&format!("{name}.pem")), certificate.pem())?;
+        fs::write(self.file(&format!("{name}.key")), key.serialize_pem())?;
+        Ok(())
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+
+    /// Has a broker listen with its certificate on a port more, and answers which.
+    async fn listen(&self, broker: &Broker, verify: &str) -> CaseResult<u16> {
+        // A port that was free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let file = |name| format!("{:?}", self.file(name));
+        let listen = format!(
+            "rabbit_networking:start_ssl_listener({{\"127.0.0.1\", {port}}}, [{{cacertfile, {}}}, {{certfile, {}}}, \
+             {{keyfile, {}}}, {verify}], 1).",
+            file("ca.pem"),
+            file("server.pem"),
+            file("server.key")
+        );
+        ctl(broker, &["eval", &listen]).await?;
+        Ok(port)
+    }
+}
+
+struct Secured(String);
+
+#[async_trait]
+impl Fixture for Secured {
+    async fn connect(&self) -> event_core::Result<Arc<dyn Transport>> {
+        Ok(Arc::new(AmqpTransport::connect(&self.0).await?))
+    }
+}
+
+/// Publishes an order and consumes it.
+async fn carries_an_order(url: &str, prefix: &str) -> CaseResult {
+    let url = url.to_owned();
+    let setup = Setup::new(move |_| Secured(url.clone()));
+    let cx = Context::open(&setup, prefix).await?;
+    let mut consumer = cx.consumer("billing_order").await?;
+    let published = order(7).publish(cx.bus()).await?;
+    let delivery = consumer.next().await?;
+    ensure_eq!(delivery.message().id(), &published.id, "the order");
+    consumer.ack(&delivery).await?;
+    cx.clean_up().await
+}
+
+/// What a connection fails with that must not be made; with all its causes.
+async fn refused(url: &str) -> CaseResult<(Error, String)> {
+    let Err(error) = AmqpTransport::connect(url).await else {
+        return Err(Failure::new(format!("it was not refused: {url}")));
+    };
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text += &format!(": {next}");
+        cause = next.source();
+    }
+    eprintln!("{url}: {text}");
+    ensure_eq!(error.kind(), ErrorKind::Tls, "kind of: {text}");
+    ensure!(!text.contains("guest:guest"), "a password: {text}");
+    Ok((error, text))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_needs_an_authority_that_both_sides_trust() -> CaseResult {
+    let nothing = async |_: &_| Ok(());
+    on_own_rabbitmq("tls", nothing, async |_, broker| {
+        let authority = Authority::new(broker.folder())?;
+        authority.sign("server", "localhost")?;
+        authority.sign("client", "billing")?;
+        let open = authority.listen(broker, "{verify, verify_none}").await?;
+        let demanding = "{verify, verify_peer}, {fail_if_no_peer_cert, true}";
+        let demanding = authority.listen(broker, demanding).await?;
+        let ca = format!("?cacertfile={}", authority.file("ca.pem"));
+        let client = format!(
+            "{ca}&certfile={}&keyfile={}",
+            authority.file("client.pem"),
+            authority.file("client.key")
+        );
+        let url = |host: &str, port: u16, options: &str| {
+            format!("amqps://guest:guest@{host}:{port}{options}")
+        };
+
+        carries_an_order(&url("localhost", open, &ca), "tls.open.").await?;
+        carries_an_order(&url("localhost", demanding, &client), "tls.demanding.").await?;
+
+        let (error, text) = refused(&url("localhost", open, "")).await?;
+        ensure!(error.to_string().contains("`cacertfile`"), "{text}");
+        ensure!(text.contains("UnknownIssuer"), "{text}");
+        let (error, text) = refused(&url("127.0.0.1", open, &ca)).await?;
+        ensure!(error.to_string().contains("the host name"), "{text}");
+        ensure!(text.contains("not valid for name"), "{text}");
+        let (error, text) = refused(&url("localhost", demanding, &ca)).await?;
+        ensure!(error.to_string().contains("`certfile`"), "{text}");
+        Ok(())
+    })
+    .await
+}
