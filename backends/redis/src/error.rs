@@ -9,6 +9,8 @@ use crate::url::Endpoints;
 pub(crate) fn failed(what: &str, error: &RedisError) -> Error {
     let server = |kind, advice: &str| {
         let said = error.detail().unwrap_or_default();
+        // Which line of which script it was helps nobody.
+        let said = said.split(" script: ").next().unwrap_or(said);
         let code = error.code().unwrap_or("ERR");
         (kind, format!("cannot {what}: {advice} ({code} {said})"))
     };
@@ -149,11 +151,9 @@ pub(crate) fn connecting(endpoints: &Endpoints, address: &str, error: &RedisErro
         return failed(&format!("connect to Redis at {address}"), error);
     }
     let source = std::error::Error::source(error);
-    let text = format!(
-        "{error} {}",
-        source.map(ToString::to_string).unwrap_or_default()
-    );
-    if text.contains("DB index is out of range") || text.contains("out of range") {
+    let source = source.map(ToString::to_string).unwrap_or_default();
+    let text = format!("{error} {source}");
+    if text.contains("DB index is out of range") {
         return Error::new(
             ErrorKind::NotFound,
             format!(
@@ -163,11 +163,18 @@ pub(crate) fn connecting(endpoints: &Endpoints, address: &str, error: &RedisErro
         );
     }
     if error.kind() == Kind::InvalidClientConfig || is_tls(&text) {
+        let advice = if text.contains("UnknownIssuer") {
+            "who signed its certificate is not known here; name the authority with `cacertfile`"
+        } else if text.contains("not valid for name") {
+            "its certificate is for another name; use the host name that stands in it"
+        } else if text.contains("CertificateRequired") || text.contains("HandshakeFailure") {
+            "it asks for a certificate of ours; name one with `certfile` and `keyfile`"
+        } else {
+            "check that it speaks TLS on this port, and the certificates"
+        };
         return Error::new(
             ErrorKind::Tls,
-            format!(
-                "no TLS with Redis at {address}: {text}; check `rediss://` and the certificates"
-            ),
+            format!("no TLS with Redis at {address}: {advice}"),
         )
         .with_source(error.clone());
     }
@@ -175,8 +182,13 @@ pub(crate) fn connecting(endpoints: &Endpoints, address: &str, error: &RedisErro
         return with(
             ErrorKind::Connection,
             format!(
-                "Redis at {address} did not answer within {} ms (`connection_timeout`)",
-                endpoints.connection_timeout.as_millis()
+                "Redis at {address} did not answer within {} ms (`connection_timeout`){}",
+                endpoints.connection_timeout.as_millis(),
+                // A server without TLS waits for the rest of what it takes for a command.
+                match endpoints.has_tls() {
+                    true => "; check that it speaks TLS on this port",
+                    false => "",
+                }
             ),
         );
     }
@@ -190,16 +202,15 @@ pub(crate) fn connecting(endpoints: &Endpoints, address: &str, error: &RedisErro
 }
 
 fn is_tls(text: &str) -> bool {
-    [
+    let words = [
         "certificate",
         "TLS",
-        "tls",
         "handshake",
+        "fatal alert",
         "corrupt message",
         "InvalidContentType",
-    ]
-    .iter()
-    .any(|word| text.contains(word))
+    ];
+    words.iter().any(|word| text.contains(word))
 }
 
 pub(crate) fn down(what: &str) -> Error {

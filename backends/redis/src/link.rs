@@ -290,7 +290,7 @@ async fn connect(servers: &Servers, exchange: Option<&str>) -> Result<Arc<Live>>
     let what = format!("load the scripts at {}", live.address);
     match timeout(servers.endpoints.connection_timeout, loading).await {
         Ok(Ok(())) => Ok(Arc::new(live)),
-        Ok(Err(error)) => Err(error::failed(&what, &error)),
+        Ok(Err(error)) => Err(error::connecting(&servers.endpoints, &live.address, &error)),
         Err(_) => Err(error::silent(&what)),
     }
 }

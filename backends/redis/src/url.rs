@@ -224,7 +224,11 @@ impl Endpoints {
             .set_tcp_settings(tcp);
         match &self.tls {
             None => Client::open(info),
-            Some(tls) => Client::build_with_tls(info, tls.clone()),
+            Some(tls) => {
+                // With several kinds compiled in, somebody has to choose; an application that did is not overruled.
+                let _ = rustls::crypto::ring::default_provider().install_default();
+                Client::build_with_tls(info, tls.clone())
+            }
         }
     }
 
@@ -234,6 +238,10 @@ impl Endpoints {
 
     pub(crate) fn has_password(&self) -> bool {
         self.password.is_some()
+    }
+
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     pub(crate) fn db(&self) -> i64 {

@@ -1,8 +1,8 @@
 //! The part of the suite that routes and settles against a real Redis Cluster: three masters that this starts.
 
-#[path = "../servers/mod.rs"]
+#[path = "../servers/server.rs"]
 #[allow(dead_code)]
-mod servers;
+mod server;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use event_conformance::{Fixture, Point, Setup};
 use event_core::{Result, Transport};
 use event_redis::RedisTransport;
-use servers::Cluster;
+use server::Cluster;
 
 struct OnCluster(Arc<str>);
 

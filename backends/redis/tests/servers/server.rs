@@ -26,35 +26,59 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server with these settings, and waits until it answers.
     pub(crate) fn start(arguments: &[&str]) -> io::Result<Self> {
-        static NUMBER: AtomicU64 = AtomicU64::new(1);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let folder = std::env::temp_dir().join(format!("event-redis-{}-{number}", process::id()));
-        fs::create_dir_all(&folder)?;
-        let mut server = Self {
-            port: free_port()?,
-            folder,
-            arguments: arguments.iter().map(|text| text.to_string()).collect(),
-            child: None,
-        };
+        let mut server = Self::new()?;
+        let port = server.port.to_string();
+        let common = ["--bind", "127.0.0.1", "--port", &port, "--save", ""];
+        let arguments = common.iter().chain(arguments);
+        server.arguments = arguments.map(|text| text.to_string()).collect();
         server.restart()?;
         Ok(server)
     }
 
+    fn new() -> io::Result<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let folder = std::env::temp_dir().join(format!("event-redis-{}-{number}", process::id()));
+        fs::create_dir_all(&folder)?;
+        Ok(Self {
+            port: free_port()?,
+            folder,
+            arguments: Vec::new(),
+            child: None,
+        })
+    }
+
+    /// Starts a Sentinel that watches a master under this name, alone.
+    pub(crate) fn sentinel(name: &str, master: u16) -> io::Result<Self> {
+        let mut sentinel = Self::new()?;
+        let port = sentinel.port;
+        let rules = format!(
+            "bind 127.0.0.1\nport {port}\nsentinel monitor {name} 127.0.0.1 {master} 1\n\
+             sentinel down-after-milliseconds {name} 1000\nsentinel failover-timeout {name} 5000\n"
+        );
+        // It writes what it learns into its file.
+        fs::write(sentinel.folder.join("sentinel.conf"), rules)?;
+        sentinel.arguments = ["sentinel.conf", "--sentinel"].map(str::to_owned).to_vec();
+        sentinel.restart()?;
+        Ok(sentinel)
+    }
+
     /// Starts it again where it was, with its data.
     pub(crate) fn restart(&mut self) -> io::Result<()> {
-        let port = self.port.to_string();
         let log = fs::File::create(self.folder.join("log"))?;
         // It ends with this process, however that ends.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "redis-server"])
-            .args(["--bind", "127.0.0.1", "--port", &port, "--save", ""])
             .args(&self.arguments)
             .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(log)
             .spawn()?;
         self.child = Some(child);
-        self.until("it answers", |server| server.ask(&["PING"]).is_ok())
+        self.until("it answers", |server| match server.ask(&["PING"]) {
+            Ok(_) => true,
+            Err(error) => error.code() == Some("NOAUTH"),
+        })
     }
 
     pub(crate) fn kill(&mut self) {
@@ -126,12 +150,10 @@ pub(crate) fn free_port() -> io::Result<u16> {
 }
 
 /// Three masters that share the slots.
-#[allow(dead_code)]
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Server>,
 }
 
-#[allow(dead_code)]
 impl Cluster {
     pub(crate) fn start() -> io::Result<Self> {
         let mut nodes = Vec::new();
@@ -160,7 +182,11 @@ impl Cluster {
             asked(node, &["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]])?;
         }
         for node in &nodes[1..] {
-            let bus = node.arguments[3].clone();
+            let at = node
+                .arguments
+                .iter()
+                .position(|text| text == "--cluster-port");
+            let bus = node.arguments[at.map_or(0, |at| at + 1)].clone();
             let port = node.port.to_string();
             asked(&nodes[0], &["CLUSTER", "MEET", "127.0.0.1", &port, &bus])?;
         }
