@@ -21,4 +21,7 @@ pub use event_core::__private;
 #[cfg(feature = "testing")]
 pub use event_memory::testing;
 
+#[cfg(feature = "redis")]
+pub mod redis;
+
 pub mod guide;

@@ -13,7 +13,7 @@ use event_core::{
     Arrival, Deliveries, Delivery, DeliveryTag, Error, ErrorKind, ExchangeName, Message, QueueSpec,
     Result, Settle, Settled, Settlement, Subscription,
 };
-use redis::{AsyncConnectionConfig, Cmd, PushInfo, PushKind, Value};
+use redis::Value;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Duration, Instant, sleep, sleep_until},
@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     error,
     keys::{self, ExchangeKeys},
-    link::{Live, Request},
+    link::Request,
+    listening::Listening,
     scripts,
     shared::{PATIENCE, Shared, lock, token},
     subscription::{Alive, until},
@@ -95,13 +96,12 @@ impl Listener {
     async fn run(self, ready: oneshot::Sender<Result<()>>) {
         let mut ready = Some(ready);
         while !self.stop.is_cancelled() {
-            let (pushes, mut pushed) = mpsc::unbounded_channel();
-            match self.listen(pushes).await {
-                Ok(live) => {
+            match self.listen().await {
+                Ok(listening) => {
                     if let Some(ready) = ready.take() {
                         let _ = ready.send(Ok(()));
                     }
-                    self.hand_over(&live, &mut pushed).await;
+                    self.hand_over(listening).await;
                 }
                 Err(error) => {
                     if let Some(ready) = ready.take() {
@@ -126,21 +126,12 @@ impl Listener {
     }
 
     /// Listens first, and is bound then: nothing that comes in through the binding is missed.
-    async fn listen(&self, pushes: mpsc::UnboundedSender<PushInfo>) -> Result<Live> {
-        let config = AsyncConnectionConfig::new().set_push_sender(pushes);
+    async fn listen(&self) -> Result<Listening> {
+        let channel = self.keys.target(&self.name);
+        let exchange = Some(&*self.exchange);
         let servers = &self.shared.servers;
-        let live = servers
-            .connect_with(Some(&self.exchange), &config, true)
-            .await?;
+        let listening = Listening::open(servers, exchange, "SSUBSCRIBE", &channel).await?;
         let what = format!("listen to exchange `{}`", self.exchange);
-        let mut cmd = Cmd::new();
-        cmd.arg("SSUBSCRIBE").arg(self.keys.target(&self.name));
-        let subscribed = tokio::time::timeout(PATIENCE, live.ask(&cmd)).await;
-        match subscribed {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(error::failed(&what, &error)),
-            Err(_) => return Err(error::silent(&what)),
-        }
         let table = [&self.keys.version, &self.keys.bindings, &self.keys.queues];
         let mut call = scripts::DECLARE
             .call(table.map(String::as_str))
@@ -153,42 +144,26 @@ impl Listener {
         let link = self.shared.link(&self.exchange);
         link.request(&what, Instant::now() + PATIENCE, &call)
             .await?;
-        Ok(live)
+        Ok(listening)
     }
 
     /// Hands over what is heard, until the connection is lost or the subscription stops.
-    async fn hand_over(&self, live: &Live, pushed: &mut mpsc::UnboundedReceiver<PushInfo>) {
+    async fn hand_over(&self, mut listening: Listening) {
         let mut reading = Reading::new(self.exchange.clone());
         let mut dropped = 0_u64;
-        let heartbeat = self.shared.servers.endpoints.heartbeat;
-        let mut ping = Cmd::new();
-        ping.arg("PING");
-        let mut next_ping = Instant::now() + heartbeat;
         loop {
-            let info = tokio::select! {
+            let heard = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                info = pushed.recv() => info,
-                () = sleep_until(next_ping) => {
-                    next_ping = Instant::now() + heartbeat;
-                    match tokio::time::timeout(heartbeat, live.ask(&ping)).await {
-                        Ok(Ok(_)) => continue,
-                        _ => None,
-                    }
-                }
+                heard = listening.next() => heard,
             };
-            let Some(info) = info.filter(|info| info.kind != PushKind::Disconnection) else {
+            let Some(text) = heard else {
                 tracing::warn!(
                     target: "switchboard", exchange = %self.exchange,
                     "the connection of an ephemeral subscription was lost; what is published until it is made again \
                      is not heard"
                 );
                 return;
-            };
-            let (PushKind::SMessage, Some(Value::BulkString(text))) =
-                (info.kind, info.data.into_iter().nth(1))
-            else {
-                continue;
             };
             let Some(Entry::Message(message)) = strings(&text).map(|fields| reading.read(fields))
             else {

@@ -7,6 +7,7 @@
 //! rights that a user needs, and what to expect of replicas, Sentinel and Cluster.
 
 mod capabilities;
+mod channels;
 mod dead_letters;
 mod durability;
 mod ephemeral;
@@ -15,6 +16,7 @@ mod held;
 mod keys;
 mod lane;
 mod link;
+mod listening;
 mod publisher;
 mod scripts;
 mod server;
@@ -27,4 +29,5 @@ mod url;
 mod wire;
 
 pub use capabilities::CAPABILITIES;
+pub use channels::{AtMostOnceChannels, AtMostOnceSubscription, Heard};
 pub use transport::RedisTransport;

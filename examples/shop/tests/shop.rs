@@ -1,11 +1,11 @@
 //! The shop as people run it: processes, with rows on standard output and everything else on standard error.
 
+#[cfg(all(unix, any(feature = "amqp", feature = "redis")))]
+mod brokers;
 #[path = "../examples/orders.rs"]
 #[allow(dead_code)]
 mod generate;
 mod process;
-#[cfg(all(unix, any(feature = "amqp", feature = "redis")))]
-mod brokers;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -3,6 +3,7 @@
 // Part of tests, but clippy sees that only of functions that are tests themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod channels;
 mod errors;
 mod kinds;
 mod moves;
