@@ -22,6 +22,7 @@ pages! {
     middleware: "middleware.md",
     semantics: "semantics.md",
     rabbitmq: "rabbitmq.md",
+    redis: "redis.md",
     performance: "performance.md",
     architecture: "architecture.md",
     writing_a_backend: "writing-a-backend.md",

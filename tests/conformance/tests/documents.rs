@@ -89,7 +89,11 @@ fn each_behaviour_of_the_shop_has_its_cases() {
 #[test]
 fn the_table_of_capabilities_is_up_to_date() {
     let memory = MemoryBroker::new().connect();
-    let table = capability_table(&[memory.capabilities(), &event_amqp::CAPABILITIES]);
+    let table = capability_table(&[
+        memory.capabilities(),
+        &event_amqp::CAPABILITIES,
+        &event_redis::CAPABILITIES,
+    ]);
     assert_eq!(
         check(Path::new("../../docs/capabilities.md"), &table).err(),
         None

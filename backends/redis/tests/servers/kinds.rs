@@ -302,3 +302,69 @@ async fn tls_needs_an_authority_that_both_sides_trust() -> CaseResult {
     fs::remove_dir_all(folder)?;
     Ok(())
 }
+
+/// A user with these rights, on a server of its own.
+fn with_rights(rules: &str) -> CaseResult<(Server, String)> {
+    let server = Server::start(&[])?;
+    let mut words = vec!["ACL", "SETUSER", "shop", "reset", "on", ">right"];
+    words.extend(rules.split_whitespace());
+    server.ask(&words)?;
+    let url = format!("redis://shop:right@127.0.0.1:{}", server.port);
+    Ok((server, url))
+}
+
+/// The rules of docs/redis.md behind this word.
+fn rules_of(who: &str) -> CaseResult<String> {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/redis.md"))?;
+    let line = format!("ACL SETUSER {who} on >secret ");
+    let rules = page.lines().find_map(|text| text.strip_prefix(&line));
+    let rules = rules.ok_or_else(|| Failure::new(format!("no rules of `{who}`")))?;
+    Ok(rules.to_owned())
+}
+
+#[tokio::test]
+async fn a_service_needs_no_more_rights_than_its_rules() -> CaseResult {
+    let (_server, url) = with_rights(&rules_of("service")?)?;
+    // Failing, retrying, giving up, listing, replaying, deleting: all that a service and its operator do.
+    let cx = context(&url, "rights.").await?;
+    let desk = cx.desk().failing(1);
+    let running = cx.start(cx.bus(), cx.queue("billing_order", &desk)).await?;
+    order(1).publish(cx.bus()).await?;
+    desk.finishes(2).await?;
+    running.shutdown().await?;
+    let mut consumer = cx.consumer("billing_order").await?;
+    order(2).publish(cx.bus()).await?;
+    let delivery = consumer.next().await?;
+    consumer.isolate(delivery.tag()).await?;
+    let message = Box::new(delivery.message().clone());
+    let tag = delivery.tag();
+    consumer
+        .settle(event_core::Settlement::DeadLetter { tag, message })
+        .await?;
+    let letters = cx.bus().dead_letters("billing_order").await?;
+    ensure_eq!(letters.list(10).await?.len(), 1, "dead letters");
+    ensure_eq!(
+        letters.replay(event_core::Selection::All).await?,
+        1,
+        "replayed"
+    );
+    let delivery = consumer.next().await?;
+    consumer.release(&delivery).await?;
+    let delivery = consumer.next().await?;
+    consumer.ack(&delivery).await?;
+    letters.purge(event_core::Selection::All).await?;
+    consumer.stop().await?;
+    cx.clean_up().await
+}
+
+#[tokio::test]
+async fn a_publisher_needs_no_more_rights_than_its_rules() -> CaseResult {
+    let (server, url) = with_rights(&rules_of("publisher")?)?;
+    let direct = context(&server.url(), "rights.").await?;
+    let mut consumer = direct.consumer("billing_order").await?;
+    let cx = context(&url, "rights.").await?;
+    let published = order(7).publish(cx.bus()).await?;
+    ensure_eq!(published.queues, Some(1), "queues");
+    consumer.next().await?;
+    Ok(())
+}
