@@ -43,13 +43,8 @@ async fn a_named_memory_broker_is_shared() {
 
 #[tokio::test]
 async fn a_scheme_of_a_later_release_names_its_feature() {
-    for (url, feature) in [("rediss://h", "redis"), ("kafka://a,b", "kafka")] {
-        let scheme = url.split(':').next().unwrap();
-        let text = format!(
-            "`{scheme}://` needs the feature `{feature}`, which this release does not have"
-        );
-        assert_eq!(refusal(url).await, text);
-    }
+    let text = "`kafka://` needs the feature `kafka`, which this release does not have";
+    assert_eq!(refusal("kafka://a,b").await, text);
 }
 
 #[tokio::test]
@@ -95,17 +90,15 @@ async fn without_a_url_it_is_the_only_broker() {
     if !process::is_child("connect::without_a_url_it_is_the_only_broker") {
         return process::run("connect::without_a_url_it_is_the_only_broker", None);
     }
-    let expected = if cfg!(feature = "amqp") {
-        "amqp"
-    } else {
-        "memory"
+    let (expected, place) = match (cfg!(feature = "amqp"), cfg!(feature = "redis")) {
+        (false, false) => ("memory", "memory"),
+        (true, false) => ("amqp", "RabbitMQ at localhost:5672"),
+        (false, true) => ("redis", "Redis at localhost:6379"),
+        (true, true) => ("none", "`amqp://localhost` or `redis://localhost`"),
     };
     match connect_from_env().await {
         Ok(bus) => assert_eq!(bus.capabilities().backend(), expected),
-        // None runs on this machine, where it was looked for.
-        Err(error) => assert!(
-            error.to_string().contains("RabbitMQ at localhost:5672"),
-            "{error}"
-        ),
+        // None runs on this machine, where it was looked for; or it is not known which is meant.
+        Err(error) => assert!(error.to_string().contains(place), "{error}"),
     }
 }
