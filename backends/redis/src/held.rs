@@ -161,15 +161,16 @@ impl Held {
         (self.spec.prefetch / streams).clamp(1, BATCH)
     }
 
-    /// Notes what arrived, and hands it over in the same order. The room for it was taken before.
+    /// Notes what arrived, and hands it over in the same order. The room for it was taken before. Answers what nobody
+    /// is there for any more.
     pub(crate) fn deliver(
         &self,
         stream: &Arc<Stream>,
         arrived: Vec<Arrived>,
         to: &mpsc::UnboundedSender<Result<Vec<Delivery>>>,
-    ) {
+    ) -> Vec<DeliveryTag> {
         if arrived.is_empty() {
-            return;
+            return Vec::new();
         }
         let mut book = lock(&self.book);
         let book = &mut *book;
@@ -191,8 +192,10 @@ impl Held {
                 .with_redeliveries(arrived.redeliveries)
                 .with_suspicion(arrived.suspect)
         });
-        // Without a receiver the subscription is being dropped.
-        let _ = to.send(Ok(deliveries.collect()));
+        match to.send(Ok(deliveries.collect())) {
+            Err(mpsc::error::SendError(Ok(unread))) => unread.iter().map(Delivery::tag).collect(),
+            _ => Vec::new(),
+        }
     }
 
     pub(crate) fn holds(&self, tag: DeliveryTag) -> bool {
@@ -237,12 +240,16 @@ impl Held {
         self.wake_all().await;
         self.readers_ended().await;
         let numbers: Vec<u64> = lock(&self.book).entries.keys().copied().collect();
-        let back = numbers.into_iter().map(|number| {
-            Settlement::Release(DeliveryTag {
-                generation: self.generation,
-                number,
-            })
-        });
+        let tag = |number| DeliveryTag {
+            generation: self.generation,
+            number,
+        };
+        self.give_back(numbers.into_iter().map(tag).collect()).await;
+    }
+
+    /// Gives back what nobody will handle here, and takes this consumer off if that was the last.
+    pub(crate) async fn give_back(&self, tags: Vec<DeliveryTag>) {
+        let back = tags.into_iter().map(Settlement::Release);
         self.settle_all(back.collect()).await;
         self.leave().await;
     }

@@ -103,6 +103,10 @@ impl Lane {
         if self.owed.is_some() && !self.held.shared.closing.is_cancelled() {
             let _ = timeout(TICK, self.reconcile()).await;
         }
+        let held = self.held.clone();
+        drop(self);
+        // Unless something is held, which whoever settles it does.
+        held.leave().await;
     }
 
     async fn or_stop<T>(&self, future: impl Future<Output = T>) -> Option<T> {
@@ -311,7 +315,11 @@ impl Lane {
             .add_permits(room.saturating_sub(arrived.len()));
         // What was given back goes in the order of the stream, whoever had it.
         arrived.sort_by_key(|arrived| arrived.id);
-        self.held.deliver(&self.stream, arrived, &self.inbox);
+        let unread = self.held.deliver(&self.stream, arrived, &self.inbox);
+        if !unread.is_empty() && self.held.stop.is_cancelled() {
+            // The service stopped at once, in the middle of a read.
+            self.held.give_back(unread).await;
+        }
         if !wakes.is_empty() {
             self.stream.look.store(true, Relaxed);
             let keys = &self.stream.keys;

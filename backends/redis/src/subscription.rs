@@ -8,6 +8,7 @@ use event_core::{
     Settled, Settlement, Subscription,
 };
 use tokio::{
+    runtime::Handle,
     sync::mpsc,
     time::{Duration, Instant, sleep, timeout},
 };
@@ -218,6 +219,17 @@ impl Deliveries for Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        // Without that it is a crash, and what was not begun comes back after the lease.
+        if self.held.stop.is_cancelled() {
+            let mut unread: Vec<_> = self.waiting.iter().map(Delivery::tag).collect();
+            while let Ok(Ok(arrived)) = self.received.try_recv() {
+                unread.extend(arrived.iter().map(Delivery::tag));
+            }
+            if let (false, Ok(runtime)) = (unread.is_empty(), Handle::try_current()) {
+                let held = self.held.clone();
+                runtime.spawn(async move { held.give_back(unread).await });
+            }
+        }
         self.held.stop.cancel();
     }
 }
