@@ -749,3 +749,26 @@ fn overloaded(outbound: &Outbound) -> Error {
         ),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use event_core::RoutingKey;
+    use lapin::protocol::{AMQPError, AMQPErrorKind, AMQPSoftError};
+
+    use super::*;
+
+    #[test]
+    fn a_copy_that_may_not_be_stored_is_the_one_that_ended_the_channel() {
+        let text = "ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'shop'";
+        let refused = AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED);
+        let why = lapin::ErrorKind::ProtocolError(AMQPError::new(refused, text.into())).into();
+        let message = || {
+            let exchange = ExchangeName::new("order").unwrap();
+            Message::new(exchange, RoutingKey::new("order.v1.submit").unwrap(), "{}")
+        };
+        let culprit = Culprit::of(Some(&why));
+        let copy = Outbound::copy(message(), "billing_order.dead".into(), Notes::default());
+        assert!(culprit.is(&copy));
+        assert!(!culprit.is(&Outbound::event(message())));
+    }
+}

@@ -209,6 +209,38 @@ async fn fault_25_a_payload_over_the_limit_fails_alone() -> CaseResult {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_25_properties_over_a_frame_fail_alone() -> CaseResult {
+    on_rabbitmq("fault_25_properties", "", async |at| {
+        let bus = at.cx.process().await?;
+        let queue = at.direct.spec("billing_order", &["order.*.submit"])?;
+        at.direct.declare(&[&queue]).await?;
+        let message = || at.direct.message("order.v1.submit", "{}");
+        let long = "7".repeat(70_000);
+        let batch = vec![
+            message()?,
+            // It stands in the header and nowhere else, and does not fit twice into what a copy of it may have.
+            message()?.with_partition_key(long.clone() + &long),
+            message()?.with_source(long.clone()),
+            message()?.with_header("note", (long.clone() + &long).as_str()),
+            message()?,
+        ];
+        let deadline = tokio::time::Instant::now() + at.direct.patience();
+        let results = bus.transport().publish(batch, deadline).await;
+        let kinds: Vec<_> = results
+            .iter()
+            .map(|result| result.as_ref().err().map(|error| error.kind()))
+            .collect();
+        let large = Some(ErrorKind::TooLarge);
+        ensure_eq!(kinds, [None, large, large, large, None], "errors");
+        // Nothing was sent twice, so no connection was lost over it.
+        let ready = at.admin().await?.ready(&at.name("billing_order")).await?;
+        ensure_eq!(ready, 2, "messages");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_34_a_full_queue_is_an_error_of_its_publisher() -> CaseResult {
     on_rabbitmq("fault_34", "", async |at| {
         let limited = |name: &str, most| -> CaseResult<QueueSpec> {
