@@ -157,6 +157,18 @@ impl Stage {
         })
     }
 
+    /// Where another process finds the broker and the queues.
+    pub(crate) fn to_text(&self) -> String {
+        format!("{} {}", self.url, self.prefix)
+    }
+
+    /// What that process has.
+    pub(crate) async fn from_text(text: &str) -> CaseResult<Context> {
+        let (url, prefix) = text.split_once(' ').unwrap_or((text, ""));
+        let url = url.to_owned();
+        Context::open(&Setup::new(move |_| Line(url.clone())), prefix).await
+    }
+
     /// What a queue is called on the broker.
     pub(crate) fn name(&self, queue: &str) -> String {
         format!("{}{queue}", self.prefix)
