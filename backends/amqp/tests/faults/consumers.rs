@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use event_conformance::{Act, Balance, CaseResult, Failure, ensure, ensure_eq, orders::order};
-use event_core::{Capability, ErrorKind, Settled};
+use event_core::{Capability, ErrorKind, QueueKind, Settled};
 use lapin::{
     BasicProperties,
-    options::BasicPublishOptions,
+    options::{BasicPublishOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 use tokio::time::interval;
@@ -239,6 +239,41 @@ async fn fault_24_services_stop_under_load_and_use_no_attempt() -> CaseResult {
         );
         third.shutdown().await?;
         at.direct.nothing_is_left("billing_order").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_24_a_queue_of_another_type_is_left_in_good_order() -> CaseResult {
+    on_rabbitmq("fault_24_classic", "", async |at| {
+        let queue = at.name("billing_order");
+        let admin = at.admin().await?;
+        let channel = admin.channel().await?;
+        let options = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        let classic = channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+        classic.await?;
+        for _ in 0..60 {
+            let options = BasicPublishOptions::default();
+            let properties = BasicProperties::default();
+            channel
+                .basic_publish("".into(), queue.as_str().into(), options, b"{}", properties)
+                .await?;
+        }
+        let mut spec = at.direct.spec("billing_order", &[])?;
+        spec.kind = QueueKind::Existing;
+        let mut consumer = at.direct.consume(at.direct.bus(), &spec).await?;
+        let held = consumer.take(60).await?;
+        // The last first, so that each is a request of its own.
+        for delivery in held.iter().rev() {
+            ensure_eq!(consumer.ack(delivery).await?, Settled::Done, "settled");
+        }
+        consumer.stop().await?;
+        drop(consumer);
+        let mut other = at.direct.consume(at.direct.bus(), &spec).await?;
+        other.gets_nothing().await
     })
     .await
 }
