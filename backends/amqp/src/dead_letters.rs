@@ -219,11 +219,12 @@ impl DeadLetters for Letters {
                         break;
                     }
                 };
-                let ours = !found.id.as_str().starts_with('~');
-                if (ours && found.id > begun) || (!ours && left == 0) {
+                // Those that were there are ours, whatever the clock says that wrote their ids. Of what comes
+                // behind them, what another look put back is older than this one.
+                if left == 0 && found.id > begun {
                     continue;
                 }
-                left = left.saturating_sub(u32::from(!ours));
+                left = left.saturating_sub(1);
                 if wanted.takes(&found.id) {
                     let message = DeadLetter::new(found.id, found.message).into_replay();
                     tags.push(found.tag);

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, Event, uri::AMQPUri};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -197,16 +197,21 @@ impl Link {
             _ => None,
         };
         if let Some(live) = live {
-            let closed = live
-                .connection
-                .close(200, "closed by the application".into());
+            let closed = async {
+                let text = "closed by the application".into();
+                tokio::select! {
+                    closed = live.connection.close(200, text) => closed.is_ok(),
+                    // lapin waits for the answer also when nobody is there any more to give it.
+                    () = live.lost() => false,
+                }
+            };
             // What matters was flushed before: the server notices the end in any case.
-            let _ = tokio::time::timeout_at(deadline, closed).await;
+            let _ = timeout_at(deadline, closed).await;
         }
         self.closing.cancel();
         let mut phase = self.phase.clone();
         let closed = phase.wait_for(|phase| matches!(phase, Phase::Closed));
-        let _ = tokio::time::timeout_at(deadline, closed).await;
+        let _ = timeout_at(deadline, closed).await;
     }
 }
 

@@ -2,13 +2,18 @@
 //!
 //! One task, because a channel that several threads publish on counts its confirmations wrongly. What was on its
 //! way when a channel or a connection was lost is sent again, with the id it had, until its deadline.
+//!
+//! One long file, because the loop that sends and what it decides about a message are one idea.
+
+mod culprit;
+mod flights;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::Arc,
 };
 
-use event_core::{Bytes, Error, ErrorKind, ExchangeName, Message, Order, Orders, Receipt, Result};
+use event_core::{Bytes, Error, ErrorKind, ExchangeName, Message, Order, Orders, Result};
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use lapin::{
     BasicProperties, Channel, Confirmation,
@@ -18,12 +23,13 @@ use lapin::{
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::{culprit::Culprit, flights::Flights};
 use crate::{
     channel::{self, Owned},
-    error::{self, RefusedRoute},
+    error,
     link::{Link, Live},
     topology,
-    wire::{self, DEFAULT_EXCHANGE, Notes, Returned},
+    wire::{self, Notes},
 };
 
 /// How many publishes are on their way at a time. More are no faster.
@@ -461,56 +467,6 @@ impl Publisher {
     }
 }
 
-/// What ended a channel, or a connection.
-enum Culprit {
-    /// No message: the connection was lost.
-    Nobody,
-    /// An exchange that is not there any more.
-    Exchange(String),
-    /// The messages that are larger than this.
-    Larger(usize),
-    /// The messages that go where their user may not publish.
-    Route(RefusedRoute),
-    /// One of the messages; the server does not say which.
-    Unknown,
-}
-
-impl Culprit {
-    fn of(why: Option<&lapin::Error>) -> Self {
-        let Some(why) = why else {
-            return Self::Nobody;
-        };
-        if let Some(exchange) = error::missing_exchange(why) {
-            Self::Exchange(exchange.to_owned())
-        } else if let Some(most) = error::max_message(why) {
-            Self::Larger(most)
-        } else if let Some(route) = error::refused_route(why) {
-            Self::Route(route)
-        } else if error::refusal(why).is_some() {
-            Self::Unknown
-        } else {
-            Self::Nobody
-        }
-    }
-
-    /// Whether it is this message.
-    fn is(&self, outbound: &Outbound) -> bool {
-        match self {
-            Self::Nobody | Self::Exchange(_) | Self::Unknown => false,
-            Self::Larger(most) => outbound.message.payload().len() > *most,
-            Self::Route(refused) => {
-                let (exchange, key) = outbound.route();
-                let exchange = match exchange {
-                    "" => DEFAULT_EXCHANGE,
-                    named => named,
-                };
-                exchange == refused.exchange
-                    && refused.key.as_deref().is_none_or(|refused| refused == key)
-            }
-        }
-    }
-}
-
 enum Prepared {
     Send(Pending),
     Answered,
@@ -554,125 +510,6 @@ async fn send(
     (number, confirmation)
 }
 
-/// What is on its way on one channel, by number, in order.
-#[derive(Default)]
-struct Flights {
-    first: u64,
-    pending: VecDeque<Option<Pending>>,
-    open: usize,
-    /// What the server returned, and was not yet told to whoever published it.
-    returned: HashMap<Returned, u32>,
-}
-
-impl Flights {
-    fn next_number(&self) -> u64 {
-        self.first + self.pending.len() as u64
-    }
-
-    fn push(&mut self, pending: Pending) {
-        self.pending.push_back(Some(pending));
-        self.open += 1;
-    }
-
-    /// When the caller of the oldest has given up.
-    fn oldest_deadline(&self) -> Option<Instant> {
-        let oldest = self.pending.front()?.as_ref()?;
-        Some(oldest.order.deadline())
-    }
-
-    fn take(&mut self, number: u64) -> Option<Pending> {
-        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let pending = self.pending.get_mut(at)?.take()?;
-        self.open -= 1;
-        while let Some(None) = self.pending.front() {
-            self.pending.pop_front();
-            self.first += 1;
-        }
-        Some(pending)
-    }
-
-    fn take_in(
-        &mut self,
-        number: u64,
-        confirm: lapin::Result<Confirmation>,
-        seen: &mut Vec<(u64, bool)>,
-        failed: &mut Option<lapin::Error>,
-    ) {
-        match confirm {
-            Ok(confirmation) => {
-                seen.push((number, confirmation.is_ack()));
-                if let Some(returned) = confirmation.take_message() {
-                    *self.returned.entry(Returned::read(&returned)).or_default() += 1;
-                }
-            }
-            // It stays on its way. What the server said is worth more than that the channel is closed.
-            Err(error) => {
-                if failed
-                    .as_ref()
-                    .is_none_or(|known| error::refusal(known).is_none())
-                {
-                    *failed = Some(error);
-                }
-            }
-        }
-    }
-
-    fn take_in_ready<F>(
-        &mut self,
-        confirms: &mut FuturesUnordered<F>,
-        seen: &mut Vec<(u64, bool)>,
-        failed: &mut Option<lapin::Error>,
-    ) where
-        F: Future<Output = (u64, lapin::Result<Confirmation>)>,
-    {
-        while let Some(Some((number, confirm))) = confirms.next().now_or_never() {
-            self.take_in(number, confirm, seen, failed);
-        }
-    }
-
-    fn answer(&mut self, number: u64, acked: bool) {
-        let Some(Pending { order, .. }) = self.take(number) else {
-            return;
-        };
-        let outbound = order.item();
-        let message = &outbound.message;
-        let result = if !acked {
-            Err(overloaded(outbound))
-        } else if self.was_returned(outbound) {
-            if outbound.copy.is_some() {
-                Err(missing_target(outbound))
-            } else if message.is_mandatory() {
-                Err(unroutable(message))
-            } else {
-                Ok(Receipt::new(message.id().clone(), Some(0)))
-            }
-        } else {
-            Ok(Receipt::new(message.id().clone(), None))
-        };
-        order.finish(result);
-    }
-
-    fn was_returned(&mut self, outbound: &Outbound) -> bool {
-        if self.returned.is_empty() {
-            return false;
-        }
-        let (exchange, key) = outbound.route();
-        let name = Returned::of(&outbound.message, exchange, key);
-        let Some(count) = self.returned.get_mut(&name) else {
-            return false;
-        };
-        *count -= 1;
-        if *count == 0 {
-            self.returned.remove(&name);
-        }
-        true
-    }
-
-    fn into_unanswered(self) -> Vec<Pending> {
-        self.pending.into_iter().flatten().collect()
-    }
-}
-
 /// What a caller is told whose deadline has passed.
 pub(crate) fn late(live: Option<&Live>) -> Error {
     match live.and_then(Live::blocked) {
@@ -706,46 +543,6 @@ fn too_large(message: &Message, most: usize) -> Error {
              instead, or raise `max_message_size` on the server",
             message.address(),
             message.payload().len()
-        ),
-    )
-}
-
-fn unroutable(message: &Message) -> Error {
-    Error::new(
-        ErrorKind::Unroutable,
-        format!(
-            "no queue is bound to exchange `{}` for the key `{}`; declare the queue first or publish without \
-             `mandatory`",
-            message.exchange(),
-            message.key()
-        ),
-    )
-}
-
-fn missing_target(outbound: &Outbound) -> Error {
-    let (_, queue) = outbound.route();
-    Error::retryable(
-        ErrorKind::NotFound,
-        format!(
-            "queue `{queue}` does not exist, and a copy has to be stored in it; declare it again"
-        ),
-    )
-}
-
-fn overloaded(outbound: &Outbound) -> Error {
-    let what = match &outbound.copy {
-        Some((queue, _)) => format!("queue `{queue}`"),
-        None => format!(
-            "a queue that is bound to exchange `{}` for the key `{}`",
-            outbound.message.exchange(),
-            outbound.message.key()
-        ),
-    };
-    Error::retryable(
-        ErrorKind::Overloaded,
-        format!(
-            "{what} refused the message: it is full (`max_length`), or could not store it; try again when its \
-             consumers have caught up"
         ),
     )
 }

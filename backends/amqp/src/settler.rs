@@ -1,33 +1,26 @@
 //! Settling deliveries: acknowledgements in batches, copies for retries and dead letters, and runs alone.
 
+mod alone;
+mod moves;
+
 use std::{
     collections::{BTreeMap, HashMap},
-    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use event_core::{
-    DeliveryTag, Error, ErrorKind, Message, QueueKind, QueueSpec, Result, Settle, Settled,
-    Settlement,
+    DeliveryTag, Error, ErrorKind, QueueKind, QueueSpec, Result, Settle, Settled, Settlement,
 };
-use futures_util::FutureExt;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    channel::{self, Owned},
-    error, names,
-    publisher::Outbound,
-    shared::Shared,
-    window::{Kept, Session},
-    wire::{Notes, Reading},
-};
+use self::{alone::Alone, moves::Move};
+use crate::{error, names, publisher::Outbound, shared::Shared, window::Session, wire::Notes};
 
 /// How long a finished delivery may wait for those before it, to be acknowledged together with them.
 const TOGETHER: Duration = Duration::from_millis(20);
@@ -54,13 +47,6 @@ struct Held {
     moving: HashMap<DeliveryTag, watch::Sender<Option<Result<Settled>>>>,
 }
 
-/// A delivery that is moved elsewhere: a copy of it is stored, then it is acknowledged.
-#[derive(Debug)]
-struct Move {
-    session: Arc<Session>,
-    settlement: Settlement,
-}
-
 /// Settlements, as far as they are not done at once.
 struct Sorted {
     results: Vec<Result<Settled>>,
@@ -72,16 +58,6 @@ struct Sorted {
     moves: Vec<Move>,
     moving: Vec<(usize, DeliveryTag)>,
     alone: Vec<(usize, Arc<Alone>, Settlement)>,
-}
-
-/// A suspect that runs alone: the copy in the probation queue that stands for it, held on a channel of its own.
-#[derive(Debug)]
-struct Alone {
-    message: Message,
-    /// How often it began to run alone before.
-    before: u32,
-    channel: Owned,
-    tag: u64,
 }
 
 impl Settler {
@@ -207,233 +183,6 @@ impl Settler {
                 "an acknowledgement makes no copy",
             )),
         }
-    }
-
-    /// Begins to move deliveries, on a task of its own: whoever asks for it may wait no longer, or be gone.
-    fn begin(&self, moves: Vec<Move>) {
-        let Some(settler) = self.me.upgrade().filter(|_| !moves.is_empty()) else {
-            return;
-        };
-        tokio::spawn(async move { settler.move_all(moves).await });
-    }
-
-    async fn move_all(&self, moves: Vec<Move>) {
-        let (mut places, mut copies) = (Vec::new(), Vec::new());
-        for Move {
-            session,
-            settlement,
-        } in moves
-        {
-            let tag = settlement.tag();
-            match self.copy(settlement).await {
-                Ok(copy) => {
-                    places.push((session, tag));
-                    copies.push(copy);
-                }
-                Err(error) => self.not_moved(&session, tag, error),
-            }
-        }
-        let mut moved = Vec::new();
-        let stored = self.shared.store(copies).await;
-        for ((session, tag), stored) in places.into_iter().zip(stored) {
-            match stored {
-                Err(error) => self.not_moved(&session, tag, error),
-                Ok(_) => {
-                    // When the channel was lost meanwhile, the original comes again beside its copy.
-                    let done = session.is_open() && session.moved(tag.number);
-                    let settled = if done { Settled::Done } else { Settled::Lost };
-                    moved.push((tag, Ok(settled)));
-                    self.flush(&session);
-                }
-            }
-        }
-        let (tags, mut results): (Vec<_>, Vec<_>) = moved.into_iter().unzip();
-        self.close_emptied(&tags, &mut results).await;
-        let held = self.lock();
-        for (tag, result) in tags.iter().zip(results) {
-            if let Some(waits) = held.moving.get(tag) {
-                waits.send_replace(Some(result));
-            }
-        }
-    }
-
-    /// The copy of a delivery could not be stored. It is held again for whoever comes back for it; otherwise it is
-    /// given back.
-    fn not_moved(&self, session: &Session, tag: DeliveryTag, error: Error) {
-        if error.kind() == ErrorKind::NotFound {
-            // Somebody deleted a queue for retries: it is declared again the next time.
-            self.shared.forget_retries(&self.spec.name);
-        }
-        let held = self.lock();
-        if let Some(waits) = held.moving.get(&tag) {
-            session.not_moved(tag.number);
-            waits.send_replace(Some(Err(error)));
-        } else {
-            session.give_back(tag.number);
-            drop(held);
-            self.flush(session);
-        }
-    }
-
-    /// Waits for what becomes of deliveries that are being moved, but not for long: the next acknowledgements wait
-    /// behind this. What takes longer is asked for again.
-    async fn wait_for(&self, moving: Vec<(usize, DeliveryTag)>, results: &mut [Result<Settled>]) {
-        let mut patience = pin!(self.shared.patience());
-        let mut is_over = false;
-        for (at, tag) in moving {
-            let outcome = self.lock().moving.get(&tag).map(watch::Sender::subscribe);
-            // Its session is gone.
-            let Some(mut outcome) = outcome else {
-                continue;
-            };
-            let known = async {
-                let known = outcome.wait_for(Option::is_some).await;
-                known.ok().and_then(|known| known.clone())
-            };
-            let mut known = pin!(known);
-            let known = if is_over {
-                known.as_mut().now_or_never().flatten()
-            } else {
-                tokio::select! {
-                    biased;
-                    known = &mut known => known,
-                    () = &mut patience => {
-                        is_over = true;
-                        None
-                    }
-                }
-            };
-            let mut held = self.lock();
-            match known {
-                Some(result) => {
-                    held.moving.remove(&tag);
-                    results[at] = result;
-                }
-                None if held.moving.contains_key(&tag) => {
-                    results[at] = Err(self.shared.late());
-                }
-                // Its session is gone meanwhile.
-                None => {}
-            }
-        }
-    }
-
-    /// Settles what ran alone.
-    async fn settle_alone(&self, alone: &Alone, settlement: Settlement) -> Result<Settled> {
-        if !alone.channel.status().connected() {
-            return Ok(Settled::Lost);
-        }
-        let copy = match settlement {
-            Settlement::Ack(_) => None,
-            Settlement::Release(_) => {
-                // It stays a suspect, and this run does not count.
-                let notes = Notes {
-                    alone: Some(alone.before),
-                    ..Notes::default()
-                };
-                let queue = self.spec.name.to_string();
-                Some(Outbound::copy(alone.message.clone(), queue, notes))
-            }
-            other => Some(self.copy(other).await?),
-        };
-        if let Some(copy) = copy {
-            self.shared.store_one(copy).await?;
-        }
-        let ack = alone
-            .channel
-            .basic_ack(alone.tag, BasicAckOptions::default());
-        if alone
-            .channel
-            .answer("acknowledge what ran alone", ack)
-            .await
-            .is_err()
-        {
-            return Ok(Settled::Lost);
-        }
-        // Answered when the acknowledgement was taken: a crash afterwards is not blamed on it.
-        let close = alone.channel.close(200, "done".into());
-        match alone.channel.answer("close a channel", close).await {
-            Ok(()) => Ok(Settled::Done),
-            Err(_) => Ok(Settled::Lost),
-        }
-    }
-
-    /// Has a suspect stand in the probation queue, with one run more, and held there; then takes it off its queue.
-    /// If this process ends, it goes back to its queue after a moment, and says how often it ran alone.
-    async fn put_on_probation(
-        &self,
-        session: &Session,
-        tag: DeliveryTag,
-        kept: Kept,
-    ) -> Result<Alone> {
-        let probation = names::probation(&self.spec.name);
-        let what = format!("record a run alone in queue `{probation}`");
-        let run = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        let notes = Notes {
-            alone: Some(kept.alone + 1),
-            run: Some(run.clone()),
-            ..Notes::default()
-        };
-        let live = self.shared.consuming(&what).await?;
-        let channel = channel::open(&live).await?;
-        let copy = Outbound::copy(kept.message.clone(), probation.clone(), notes);
-        self.shared.store_one(copy).await?;
-        let mut others = Vec::new();
-        let mut mine = None;
-        let until = Instant::now() + Duration::from_millis(names::PROBATION_MILLIS);
-        while mine.is_none() && Instant::now() < until {
-            let get = channel.basic_get(probation.as_str().into(), BasicGetOptions::default());
-            let found = match channel.answer(&what, get).await {
-                Ok(Some(found)) => found,
-                // Somebody else looks for theirs at this moment, and gives ours back.
-                Ok(None) => {
-                    sleep(Duration::from_millis(5)).await;
-                    continue;
-                }
-                // The copy is stored: it goes back to its queue, and the original has to go.
-                Err(error) => {
-                    tracing::warn!(target: "switchboard", queue = %self.spec.name, %error, "cannot run a suspect alone");
-                    break;
-                }
-            };
-            let read = Reading::default().read(
-                found.exchange.as_str(),
-                found.routing_key.as_str(),
-                &found.properties,
-                Vec::new(),
-            );
-            if read.notes.run.as_deref() == Some(&run) {
-                mine = Some(found.delivery_tag);
-            } else {
-                others.push(found.delivery_tag);
-            }
-        }
-        for other in others {
-            let back = BasicNackOptions {
-                requeue: true,
-                ..BasicNackOptions::default()
-            };
-            // Otherwise they go back with the channel.
-            let _ = channel.basic_nack(other, back).await;
-        }
-        // From here on there are two of it, one of which has to go; at once, also when others are before it.
-        let gone = !session.finish(tag.number);
-        session.flush_stragglers();
-        let Some(mine) = mine else {
-            // It went back to its queue, where it is a suspect still.
-            return Err(not_held(tag));
-        };
-        // Before it runs, so that a crash leaves the one that counts.
-        let taken_off = self.settle_down(session).await;
-        if gone || taken_off.is_err() || !session.is_open() {
-            return Err(not_held(tag));
-        }
-        Ok(Alone {
-            message: kept.message,
-            before: kept.alone,
-            channel,
-            tag: mine,
-        })
     }
 }
 

@@ -380,3 +380,30 @@ async fn delete(live: &Arc<Live>, queue: &QueueName) -> Result<()> {
     on.end().await;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_two_services_need_of_one_queue_is_declared_again() {
+        let declared = Declared::default();
+        for seconds in [1, 60, 1] {
+            let mut spec = QueueSpec::new("billing_order".parse().unwrap());
+            spec.retry_waits = vec![Duration::from_secs(seconds)];
+            let mut topology = Topology::default();
+            topology.queues.push(spec);
+            declared.add(&topology);
+        }
+        assert_eq!(
+            declared.forwarding("billing_order"),
+            [
+                "billing_order.retry.1600",
+                "billing_order.retry.60000",
+                "billing_order.probation"
+            ]
+        );
+    }
+}

@@ -222,6 +222,26 @@ async fn fault_04_a_line_that_is_silent_is_noticed() -> CaseResult {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_04_a_bus_without_a_connection_is_closed_at_once() -> CaseResult {
+    on_rabbitmq("fault_04_close", "", async |at| {
+        let bus = at.cx.process().await?;
+        publish(&bus, 1..=1).await?;
+        at.proxy.refuse(true);
+        at.proxy.cut();
+        let mut state = bus.state();
+        let lost = state.wait_for(|state| *state == ConnectionState::Reconnecting);
+        at.cx.within("to notice it", lost).await??;
+        // Nothing is on its way, so there is nothing to wait for.
+        let begin = Instant::now();
+        bus.close().await?;
+        let took = begin.elapsed();
+        ensure!(took < SLACK, "it took {took:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_10_an_acknowledgement_after_a_reconnect_is_lost() -> CaseResult {
     on_rabbitmq("fault_10", "", async |at| {
         let mut consumer = at.cx.consumer("billing_order").await?;

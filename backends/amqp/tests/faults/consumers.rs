@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use event_conformance::{Act, Balance, CaseResult, Failure, ensure, ensure_eq, orders::order};
-use event_core::{Capability, ErrorKind, Settled};
+use event_core::{Capability, ErrorKind, QueueKind, Settled};
+use lapin::{
+    BasicProperties,
+    options::{BasicPublishOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
 use tokio::time::interval;
 
-use crate::stage::{ctl, done, on_own_rabbitmq, on_rabbitmq, publish};
+use crate::stage::{ctl, done, on_own_rabbitmq, on_own_rabbitmq_with, on_rabbitmq, publish};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_02_a_consumer_is_killed_with_fifty_deliveries() -> CaseResult {
@@ -123,6 +128,64 @@ async fn fault_09_a_channel_error_concerns_its_consumer_only() -> CaseResult {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_09_what_waits_for_long_goes_back_before_its_channel_is_closed() -> CaseResult {
+    const ORDERS: u64 = 24;
+    let set = "application:set_env(rabbit, consumer_timeout, 4000), \
+               application:set_env(rabbit, channel_tick_interval, 500).";
+    let prepare = async |broker: &_| ctl(broker, &["eval", set]).await.map(drop);
+    let options = "?consumer_timeout=4000";
+    on_own_rabbitmq_with("fault_09_ages", options, prepare, async |at, _| {
+        let cx = &at.direct;
+        cx.declare(&[&cx.spec("billing_order", &["order.*.submit"])?])
+            .await?;
+        let ledger = publish(cx.bus(), 1..=ORDERS).await?;
+        // All of them take more than twice as long as the broker lets one wait.
+        let desk = cx.desk().doing(|_| Act::Take(Duration::from_millis(400)));
+        let queue = cx.queue("billing_order", &desk).concurrency(1);
+        let queue = queue.prefetch(usize::try_from(ORDERS)?);
+        let running = cx.start(&cx.process().await?, queue).await?;
+        desk.until("all of them", |seen| done(seen).len() == 24)
+            .await?;
+        running.shutdown().await?;
+        let seen = desk.seen();
+        let balance: Balance = ledger.balance(&seen);
+        ensure_eq!((balance.lost, balance.duplicated), (0, 0), "{balance}");
+        ensure!(
+            seen.iter().all(|seen| seen.meta.attempt == 1),
+            "an attempt was used up"
+        );
+        ensure!(
+            seen.iter().any(|seen| seen.meta.redeliveries > 0),
+            "nothing went back"
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_29_a_count_of_returns_that_a_publisher_made_up_makes_no_suspect() -> CaseResult {
+    on_rabbitmq("fault_29_made_up", "", async |at| {
+        let mut consumer = at.direct.consumer("billing_order").await?;
+        let mut headers = FieldTable::default();
+        headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(7));
+        let channel = at.admin().await?.channel().await?;
+        let properties = BasicProperties::default().with_headers(headers);
+        let queue = at.name("billing_order");
+        let options = BasicPublishOptions::default();
+        channel
+            .basic_publish("".into(), queue.as_str().into(), options, b"{}", properties)
+            .await?;
+        let delivery = consumer.next().await?;
+        ensure!(!delivery.is_suspect(), "it is a suspect");
+        ensure_eq!(delivery.redeliveries(), 0, "redeliveries");
+        ensure_eq!(consumer.ack(&delivery).await?, Settled::Done, "settled");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_23_strict_order_is_refused() -> CaseResult {
     on_rabbitmq("fault_23", "", async |at| {
         ensure!(!at.cx.can(Capability::Ordered), "it has to be tried now");
@@ -176,6 +239,41 @@ async fn fault_24_services_stop_under_load_and_use_no_attempt() -> CaseResult {
         );
         third.shutdown().await?;
         at.direct.nothing_is_left("billing_order").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_24_a_queue_of_another_type_is_left_in_good_order() -> CaseResult {
+    on_rabbitmq("fault_24_classic", "", async |at| {
+        let queue = at.name("billing_order");
+        let admin = at.admin().await?;
+        let channel = admin.channel().await?;
+        let options = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        let classic = channel.queue_declare(queue.as_str().into(), options, FieldTable::default());
+        classic.await?;
+        for _ in 0..60 {
+            let options = BasicPublishOptions::default();
+            let properties = BasicProperties::default();
+            channel
+                .basic_publish("".into(), queue.as_str().into(), options, b"{}", properties)
+                .await?;
+        }
+        let mut spec = at.direct.spec("billing_order", &[])?;
+        spec.kind = QueueKind::Existing;
+        let mut consumer = at.direct.consume(at.direct.bus(), &spec).await?;
+        let held = consumer.take(60).await?;
+        // The last first, so that each is a request of its own.
+        for delivery in held.iter().rev() {
+            ensure_eq!(consumer.ack(delivery).await?, Settled::Done, "settled");
+        }
+        consumer.stop().await?;
+        drop(consumer);
+        let mut other = at.direct.consume(at.direct.bus(), &spec).await?;
+        other.gets_nothing().await
     })
     .await
 }

@@ -5,11 +5,11 @@
 //! that kill it, or change its settings, always have their own.
 //!
 //! A process that is killed is one whose line is cut and that is then dropped. The numbers that are missing: 12 to 19,
-//! 32, 33 and 35 concern other brokers, or are cases of the conformance suite; 26, a clock that steps, has nothing to
-//! hit, since all waits are times to live on the broker.
+//! 32, 33 and 35 concern other brokers, or are cases of the conformance suite.
 //!
 //! `scripts/soak` runs them longer.
 
+mod clocks;
 mod connection;
 mod consumers;
 mod copies;

@@ -58,10 +58,20 @@ pub(crate) async fn on_own_rabbitmq(
     prepare: impl AsyncFnOnce(&Broker) -> CaseResult,
     test: impl AsyncFnOnce(&Stage, &Broker) -> CaseResult,
 ) -> CaseResult {
+    on_own_rabbitmq_with(name, "", prepare, test).await
+}
+
+/// The same, with options of a URL.
+pub(crate) async fn on_own_rabbitmq_with(
+    name: &str,
+    options: &str,
+    prepare: impl AsyncFnOnce(&Broker) -> CaseResult,
+    test: impl AsyncFnOnce(&Stage, &Broker) -> CaseResult,
+) -> CaseResult {
     let broker = Broker::start("rabbitmq").await?;
     prepare(&broker).await?;
     let test = async |at: &Stage| test(at, &broker).await;
-    try_on(broker.url(), name, "", test).await
+    try_on(broker.url(), name, options, test).await
 }
 
 async fn try_on(
@@ -147,6 +157,18 @@ impl Stage {
         })
     }
 
+    /// Where another process finds the broker and the queues.
+    pub(crate) fn to_text(&self) -> String {
+        format!("{} {}", self.url, self.prefix)
+    }
+
+    /// What that process has.
+    pub(crate) async fn from_text(text: &str) -> CaseResult<Context> {
+        let (url, prefix) = text.split_once(' ').unwrap_or((text, ""));
+        let url = url.to_owned();
+        Context::open(&Setup::new(move |_| Line(url.clone())), prefix).await
+    }
+
     /// What a queue is called on the broker.
     pub(crate) fn name(&self, queue: &str) -> String {
         format!("{}{queue}", self.prefix)
@@ -213,6 +235,8 @@ pub(crate) async fn ctl(broker: &Broker, arguments: &[&str]) -> CaseResult<Strin
     // The cookie that says who may do this is in the home of the server.
     call.env("HOME", broker.folder());
     call.env("ERL_EPMD_PORT", broker.port("epmd")?.to_string());
+    // A broker that is just being stopped is no reason to leave a file behind.
+    call.env("ERL_CRASH_DUMP", "/dev/null");
     let output = tokio::task::spawn_blocking(move || call.output()).await??;
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match output.status.success() {
