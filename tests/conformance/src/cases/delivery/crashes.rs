@@ -329,11 +329,15 @@ async fn a_crash_uses_no_attempt_of_its_neighbours(cx: Context) -> CaseResult {
     });
     let policy = || RetryPolicy::fixed(Duration::from_millis(100)).attempts(2);
     let queue = cx.queue("billing_order", &held).retry(policy());
-    let running = cx.start(&cx.process().await?, queue.concurrency(1)).await?;
+    let process = cx.process().await?;
+    let running = cx.start(&process, queue.concurrency(1)).await?;
     publish(&cx, 1..=5).await?;
     let seen = held.sees(6).await?;
     let killer = seen[5].number();
-    drop(running);
+    // What failed last may still be on its way to its retry when what failed first is back.
+    let retried = || async { Ok(process.counters().retried == 5) };
+    cx.until("all of them to be retried", retried).await?;
+    drop((running, process));
     let desk = cx.desk();
     let queue = cx.queue("billing_order", &desk).retry(policy());
     let _running = cx.start(&cx.process().await?, queue).await?;
