@@ -17,6 +17,7 @@ pub struct BrokerUrl {
     password: Option<String>,
     hosts: Vec<(String, Option<u16>)>,
     path: String,
+    nested: bool,
     options: Vec<(String, String)>,
     form: UrlForm,
 }
@@ -97,6 +98,7 @@ impl UrlForm {
                 .map(|host| self.host(host))
                 .collect::<Result<_>>()?,
             path: self.decode(path, "path")?,
+            nested: path.contains('/'),
             options,
             form: self,
         })
@@ -163,6 +165,11 @@ impl BrokerUrl {
     /// What stands behind the first `/` after the hosts.
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// Whether there is a further `/` in the path, one that was not written as `%2F`.
+    pub fn is_nested(&self) -> bool {
+        self.nested
     }
 
     /// The error for something wrong in this URL.
@@ -291,6 +298,7 @@ mod tests {
         let url = "posts://anna:s%2Fe%40cret@one,two:5673,[::1]:5674/sh%2Fop?wait=5&on&ca=%41";
         let url = FORM.parse(url).unwrap();
         assert_eq!((url.scheme(), url.path()), ("posts", "sh/op"));
+        assert!(!url.is_nested() && FORM.parse("post://a/b/c").unwrap().is_nested());
         assert_eq!(
             (url.user(), url.password()),
             (Some("anna"), Some("s/e@cret"))

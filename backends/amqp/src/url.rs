@@ -1,13 +1,18 @@
 //! `amqp://` and `amqps://` URLs, with several hosts and options.
 
-use std::{fmt, fs, time::Duration};
+use std::{fmt, time::Duration};
 
-use event_core::{Error, ErrorKind, Result};
+use event_core::{BrokerUrl, Result, UrlForm};
 use lapin::{
     tcp::{OwnedIdentity, OwnedTLSConfig},
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism},
 };
-use percent_encoding::percent_decode_str;
+
+const FORM: UrlForm = UrlForm {
+    broker: "RabbitMQ",
+    schemes: &["amqp", "amqps"],
+    example: "`amqp://user:password@host:5672/vhost`, with more hosts after commas",
+};
 
 /// What a URL says. Its `Debug` and everything else that is shown leave the password out.
 #[derive(Clone)]
@@ -43,58 +48,34 @@ const OPTIONS: [&str; 7] = [
 impl Endpoints {
     /// Reads a URL, and the files that it names.
     pub(crate) fn parse(url: &str) -> Result<Self> {
-        let (scheme, rest) = match url.split_once("://") {
-            Some(("amqp", rest)) => (AMQPScheme::AMQP, rest),
-            Some(("amqps", rest)) => (AMQPScheme::AMQPS, rest),
-            _ => return Err(wrong("it does not begin with `amqp://` or `amqps://`")),
+        let url = FORM.parse(url)?;
+        let scheme = match url.scheme() {
+            "amqps" => AMQPScheme::AMQPS,
+            _ => AMQPScheme::AMQP,
         };
-        if rest.contains('#') {
-            return Err(wrong(
-                "it contains `#`; write it as `%23` in a user, a password or a vhost",
-            ));
-        }
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        if query.contains('@') {
-            return Err(wrong(
-                "there is an `@` behind the `?`; write `?` as `%3F` in a user or a password",
-            ));
-        }
-        let (authority, vhost) = match rest.split_once('/') {
-            Some((authority, vhost)) => (authority, vhost),
-            None => (rest, ""),
-        };
-        if vhost.contains('@') {
-            return Err(wrong(
-                "there is an `@` behind the host; write `/` as `%2F` in a user or a password, and `@` as `%40` in a \
-                 vhost",
-            ));
-        }
-        if vhost.contains('/') {
-            return Err(wrong(
+        if url.is_nested() {
+            return Err(url.wrong(
                 "there is a `/` after the vhost; write it as `%2F` in a user, a password or a vhost",
             ));
         }
-        let (user, hosts) = match authority.rsplit_once('@') {
-            Some((user, hosts)) => (Some(user), hosts),
-            None => (None, authority),
+        let (username, password) = match (url.user(), url.password()) {
+            (None, _) => ("guest", "guest"),
+            (Some(user), password) => (user, password.unwrap_or_default()),
         };
-        let (name, password) = match user {
-            None => ("guest", "guest"),
-            Some(user) => user.split_once(':').unwrap_or((user, "")),
-        };
+        let port = scheme.default_port();
+        let hosts = url.hosts().iter();
         let mut endpoints = Self {
             hosts: hosts
-                .split(',')
-                .map(|host| host_and_port(host, &scheme))
-                .collect::<Result<_>>()?,
+                .map(|(host, given)| (host.clone(), given.unwrap_or(port)))
+                .collect(),
             user: AMQPUserInfo {
-                username: decode(name, "user")?,
-                password: decode(password, "password")?,
+                username: username.to_owned(),
+                password: password.to_owned(),
             },
-            vhost: match decode(vhost, "vhost")? {
+            vhost: match url.path() {
                 // A vhost without a name is of no use to anybody; a URL that ends with a slash is common.
-                empty if empty.is_empty() => "/".to_owned(),
-                vhost => vhost,
+                "" => "/".to_owned(),
+                vhost => vhost.to_owned(),
             },
             scheme,
             heartbeat: 10,
@@ -103,66 +84,51 @@ impl Endpoints {
             consumer_timeout: Duration::from_secs(30 * 60),
             tls: Tls::default(),
         };
-        endpoints.options(query)?;
+        endpoints.options(&url)?;
         Ok(endpoints)
     }
 
-    fn options(&mut self, query: &str) -> Result<()> {
+    fn options(&mut self, url: &BrokerUrl) -> Result<()> {
         let (mut certificate, mut key) = (None, None);
-        for option in query.split('&').filter(|option| !option.is_empty()) {
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            let value = decode(value, name)?;
-            let number = |least: u64, most: u64| match value.parse::<u64>() {
-                Ok(number) if (least..=most).contains(&number) => Ok(number),
-                _ => Err(wrong(&format!(
-                    "`{name}` is a number from {least} to {most}"
-                ))),
-            };
-            match name {
+        for option in url.options(&OPTIONS)? {
+            match option.name() {
                 // 0 would switch it off, and a peer that is gone would be noticed after hours.
                 "heartbeat" => {
-                    self.heartbeat = u16::try_from(number(1, 3_600)?).unwrap_or(u16::MAX);
+                    self.heartbeat = u16::try_from(option.number(1, 3_600)?).unwrap_or(u16::MAX);
                 }
                 "connection_timeout" => {
-                    self.connection_timeout = Duration::from_millis(number(1, 600_000)?);
+                    self.connection_timeout = Duration::from_millis(option.number(1, 600_000)?);
                 }
                 "consumer_timeout" => {
-                    self.consumer_timeout = Duration::from_millis(number(1_000, u64::MAX)?);
+                    self.consumer_timeout = Duration::from_millis(option.number(1_000, u64::MAX)?);
                 }
-                "cacertfile" => self.tls.ca = Some(read(name, &value)?),
-                "certfile" => certificate = Some(read(name, &value)?),
-                "keyfile" => key = Some(read(name, &value)?),
-                "auth_mechanism" => {
-                    let mechanism = match value.as_str() {
+                "cacertfile" => self.tls.ca = Some(option.file()?),
+                "certfile" => certificate = Some(option.file()?),
+                "keyfile" => key = Some(option.file()?),
+                // The last of those that are known.
+                _ => {
+                    let mechanism = match option.text() {
                         "plain" => SASLMechanism::Plain,
                         "amqplain" => SASLMechanism::AMQPlain,
                         "external" => SASLMechanism::External,
                         _ => {
-                            return Err(wrong(
-                                "`auth_mechanism` is `plain`, `amqplain` or `external`",
-                            ));
+                            return Err(
+                                url.wrong("`auth_mechanism` is `plain`, `amqplain` or `external`")
+                            );
                         }
                     };
                     self.mechanism = Some(mechanism);
-                }
-                _ => {
-                    let shown: String = name.chars().take(40).collect();
-                    return Err(wrong(&format!(
-                        "`{}` is not an option; there are {}",
-                        shown.escape_debug(),
-                        OPTIONS.map(|option| format!("`{option}`")).join(", ")
-                    )));
                 }
             }
         }
         self.tls.certificate = match (certificate, key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
-            _ => return Err(wrong("`certfile` and `keyfile` go together")),
+            _ => return Err(url.wrong("`certfile` and `keyfile` go together")),
         };
         let has_tls = self.tls.ca.is_some() || self.tls.certificate.is_some();
         if has_tls && self.scheme == AMQPScheme::AMQP {
-            return Err(wrong("certificates need `amqps://`"));
+            return Err(url.wrong("certificates need `amqps://`"));
         }
         Ok(())
     }
@@ -229,59 +195,10 @@ impl fmt::Debug for Endpoints {
     }
 }
 
-fn host_and_port(text: &str, scheme: &AMQPScheme) -> Result<(String, u16)> {
-    let wrong_host = || wrong("a host is a name or an address, an IPv6 address in brackets");
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or_else(wrong_host)?;
-            (host, rest.strip_prefix(':'))
-        }
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-    if !host.chars().all(legal) {
-        return Err(wrong_host());
-    }
-    let port = match port {
-        None => scheme.default_port(),
-        // Not repeated: behind a password with a `/` in it, this may be a piece of it.
-        Some(port) => port.parse().map_err(|_| {
-            wrong("a port is a number up to 65535 (if a password contains `/`, write it as `%2F`)")
-        })?,
-    };
-    let host = if host.is_empty() { "localhost" } else { host };
-    Ok((host.to_owned(), port))
-}
-
-fn decode(text: &str, what: &str) -> Result<String> {
-    match percent_decode_str(text).decode_utf8() {
-        Ok(text) => Ok(text.into_owned()),
-        Err(_) => Err(wrong(&format!("its {what} is not UTF-8"))),
-    }
-}
-
-fn read(option: &str, path: &str) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| {
-        wrong(&format!("the file `{path}` of `{option}` cannot be read")).with_source(error)
-    })
-}
-
-/// The URL itself is not shown: it may hold a password.
-fn wrong(what: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidUrl,
-        format!(
-            "not a URL for RabbitMQ: {what}; write it as `amqp://user:password@host:5672/vhost`, with more \
-             hosts after commas"
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use event_core::ErrorKind;
+
     use super::*;
 
     #[test]
