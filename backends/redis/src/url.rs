@@ -123,11 +123,7 @@ impl Endpoints {
                 "cacertfile" => ca = Some(option.file()?),
                 "certfile" => certificate = Some(option.file()?),
                 "keyfile" => key = Some(option.file()?),
-                "cluster" => {
-                    if option.is_on()? {
-                        self.layout = Layout::Cluster;
-                    }
-                }
+                "cluster" if option.is_on()? => self.layout = Layout::Cluster,
                 "sentinel" if option.text().is_empty() => {
                     return Err(url.wrong("`sentinel` is the name of the master"));
                 }
