@@ -234,6 +234,33 @@ pub(crate) fn silent(what: &str) -> Error {
     )
 }
 
+/// A script says why the server did not store a message.
+pub(crate) fn not_stored(what: &str, said: &str) -> Error {
+    match said.split(' ').next() {
+        Some("OOM") => Error::retryable(
+            ErrorKind::Overloaded,
+            format!(
+                "{what}: Redis has no memory left (`maxmemory`); have its queues consumed, or give it more ({said})"
+            ),
+        ),
+        Some("MISCONF" | "NOREPLICAS") => Error::retryable(
+            ErrorKind::Overloaded,
+            format!("{what}: Redis takes nothing at present ({said})"),
+        ),
+        Some("WRONGTYPE") => Error::retryable(
+            ErrorKind::Mismatch,
+            format!(
+                "{what}: a key of ours holds something of another program's; delete it, or use another `?prefix=` \
+                 ({said})"
+            ),
+        ),
+        _ => Error::retryable(
+            ErrorKind::Refused,
+            format!("{what}: Redis refused it ({said})"),
+        ),
+    }
+}
+
 /// The server answered with something that the script does not answer.
 pub(crate) fn strange(what: &str) -> Error {
     Error::new(

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use futures_util::future::join_all;
 use redis::{Cmd, Value};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::Instant,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The most ids of one request.
 const BATCH: usize = 1_000;
 
+/// How long it is waited for what only hurries others up: they do the same in time.
+const MOMENT: Duration = Duration::from_millis(500);
+
 /// What a subscription holds. Dropping it is a crash, as far as others see.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -46,7 +49,9 @@ pub(crate) struct Held {
     pub(crate) me: String,
     pub(crate) generation: u64,
     /// A place for each delivery that may be held.
-    pub(crate) room: Semaphore,
+    room: Semaphore,
+    /// How many entries are held beyond the room; their places are taken back first.
+    excess: AtomicUsize,
     pub(crate) stop: CancellationToken,
     streams: Mutex<Vec<Arc<Stream>>>,
     book: Mutex<Book>,
@@ -63,6 +68,8 @@ pub(crate) struct Stream {
     pub(crate) link: Arc<Link>,
     /// Something was given back or is due soon: look before reading on.
     pub(crate) look: AtomicBool,
+    /// The server counts something as ours that never arrived: find it.
+    pub(crate) stray: AtomicBool,
     /// The connection that waits for entries, by its number there; 0 while none does.
     pub(crate) reader: AtomicU64,
 }
@@ -74,13 +81,16 @@ struct Book {
 }
 
 /// An entry in our hands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     stream: Arc<Stream>,
     id: EntryId,
     /// What it may have done, and whether it was recorded that it runs alone.
     suspect: bool,
     isolated: Option<String>,
+    /// A settlement is on its way. Until it is answered the server may still count it as ours, and so does the book:
+    /// what is pending there and not known here would be handled again.
+    settling: bool,
 }
 
 /// An entry that arrived.
@@ -102,10 +112,12 @@ impl Stream {
         }
         let mut cmd = Cmd::new();
         cmd.arg("CLIENT").arg("UNBLOCK").arg(reader);
-        if let Ok(live) = self.link.live().await {
-            // Otherwise it looks when its wait is over.
-            let _ = live.ask(&cmd).await;
-        }
+        let woken = async {
+            let live = self.link.live().await.ok()?;
+            live.ask(&cmd).await.ok()
+        };
+        // Otherwise it looks when its wait is over.
+        let _ = timeout(MOMENT, woken).await;
     }
 }
 
@@ -119,6 +131,7 @@ impl Held {
             me: format!("{}:{}", spec.consumer, token()),
             generation: GENERATION.fetch_add(1, Relaxed),
             room: Semaphore::new(prefetch),
+            excess: AtomicUsize::new(0),
             stop: CancellationToken::new(),
             streams: Mutex::default(),
             book: Mutex::default(),
@@ -149,6 +162,7 @@ impl Held {
             exchange: exchange.clone(),
             link: self.shared.link(exchange),
             look: AtomicBool::new(true),
+            stray: AtomicBool::new(false),
             reader: AtomicU64::new(0),
         });
         streams.push(stream.clone());
@@ -159,6 +173,35 @@ impl Held {
     pub(crate) fn share(&self) -> usize {
         let streams = lock(&self.streams).len().max(1);
         (self.spec.prefetch / streams).clamp(1, BATCH)
+    }
+
+    /// Waits for a place.
+    pub(crate) async fn place(&self) {
+        if let Ok(place) = self.room.acquire().await {
+            place.forget();
+        }
+    }
+
+    /// Takes as many places as there are, at most so many.
+    pub(crate) fn places(&self, most: usize) -> usize {
+        self.room.forget_permits(most)
+    }
+
+    /// Takes places for entries that are ours whether there is room or not.
+    pub(crate) fn exceed(&self, places: usize) {
+        let short = places - self.room.forget_permits(places);
+        self.excess.fetch_add(short, Relaxed);
+    }
+
+    /// Gives places back.
+    pub(crate) fn give_back(&self, places: usize) {
+        let mut taken = 0;
+        // It always has a value to set.
+        let _ = self.excess.fetch_update(Relaxed, Relaxed, |excess| {
+            taken = excess.min(places);
+            Some(excess - taken)
+        });
+        self.room.add_permits(places - taken);
     }
 
     /// Notes what arrived, and hands it over in the same order. The room for it was taken before. Answers what nobody
@@ -182,6 +225,7 @@ impl Held {
                 id: arrived.id,
                 suspect: arrived.suspect,
                 isolated: None,
+                settling: false,
             };
             book.entries.insert(number, entry);
             let tag = DeliveryTag {
@@ -215,10 +259,19 @@ impl Held {
     /// Forgets what went elsewhere. Answers how many these were.
     pub(crate) fn forget(&self, numbers: impl Iterator<Item = u64>) -> usize {
         let mut book = lock(&self.book);
-        let gone = numbers
-            .filter(|number| book.entries.remove(number).is_some())
-            .count();
-        self.room.add_permits(gone);
+        let mut gone = 0;
+        for number in numbers {
+            // The answer to a settlement says what became of it.
+            if book
+                .entries
+                .get(&number)
+                .is_some_and(|entry| !entry.settling)
+            {
+                book.entries.remove(&number);
+                gone += 1;
+            }
+        }
+        self.give_back(gone);
         gone
     }
 
@@ -244,11 +297,11 @@ impl Held {
             generation: self.generation,
             number,
         };
-        self.give_back(numbers.into_iter().map(tag).collect()).await;
+        self.release(numbers.into_iter().map(tag).collect()).await;
     }
 
     /// Gives back what nobody will handle here, and takes this consumer off if that was the last.
-    pub(crate) async fn give_back(&self, tags: Vec<DeliveryTag>) {
+    pub(crate) async fn release(&self, tags: Vec<DeliveryTag>) {
         let back = tags.into_iter().map(Settlement::Release);
         self.settle_all(back.collect()).await;
         self.leave().await;
@@ -260,7 +313,11 @@ impl Held {
 
     /// Takes this consumer off, if it has ended and holds nothing.
     pub(crate) async fn leave(&self) {
-        if *self.reading.borrow() > 0 || !lock(&self.book).entries.is_empty() {
+        if !lock(&self.book).entries.is_empty() {
+            return;
+        }
+        // They may still be at it when the last delivery is settled, and nobody else comes by afterwards.
+        if timeout(MOMENT, self.readers_ended()).await.is_err() {
             return;
         }
         for stream in self.streams() {
@@ -268,10 +325,12 @@ impl Held {
             let call = scripts::LEAVE
                 .call([&keys.stream, &keys.robbed, &keys.holder].map(String::as_str))
                 .arg(&self.me);
+            let left = async {
+                let live = stream.link.live().await.ok()?;
+                call.send(&live).await.ok()
+            };
             // Otherwise others take it off in time.
-            if let Ok(live) = stream.link.live().await {
-                let _ = call.send(&live).await;
-            }
+            let _ = timeout(MOMENT, left).await;
         }
     }
 
@@ -280,6 +339,10 @@ impl Held {
         let mut results = vec![Ok(Settled::Lost); count];
         // By stream; nearly always there is one.
         let mut parts: Vec<Part> = Vec::new();
+        let mut settling = Settling {
+            held: self,
+            numbers: Vec::with_capacity(count),
+        };
         {
             let mut book = lock(&self.book);
             for (at, settlement) in settlements.into_iter().enumerate() {
@@ -287,9 +350,13 @@ impl Held {
                 if tag.generation != self.generation {
                     continue;
                 }
-                let Some(entry) = book.entries.remove(&tag.number) else {
+                let entry = book.entries.get_mut(&tag.number);
+                let Some(entry) = entry.filter(|entry| !entry.settling) else {
                     continue;
                 };
+                entry.settling = true;
+                settling.numbers.push(tag.number);
+                let entry = entry.clone();
                 let stream = &entry.stream.exchange;
                 let part = match parts
                     .iter()
@@ -321,15 +388,15 @@ impl Held {
         let mut done = 0;
         let mut book = lock(&self.book);
         for (one, result) in settled.into_iter().flatten() {
-            match &result {
-                Ok(_) => done += 1,
-                // To be settled again.
-                Err(_) => _ = book.entries.insert(one.number, one.entry),
+            // What failed stays, to be settled again.
+            if result.is_ok() && book.entries.remove(&one.number).is_some() {
+                done += 1;
             }
             results[one.at] = result;
         }
         drop(book);
-        self.room.add_permits(done);
+        self.give_back(done);
+        drop(settling);
         results
     }
 
@@ -445,17 +512,31 @@ impl Held {
                 let result = match answer {
                     Value::Int(1) => Ok(Settled::Done),
                     Value::Int(0) => Ok(Settled::Lost),
-                    other => Err(Error::retryable(
-                        ErrorKind::Refused,
-                        format!(
-                            "cannot {what}: Redis did not store the copy: {}",
-                            text(&other).unwrap_or_default()
-                        ),
-                    )),
+                    other => {
+                        let said = text(&other).unwrap_or_default();
+                        Err(error::not_stored(&format!("cannot {what}"), &said))
+                    }
                 };
                 (one, result)
             })
             .collect()
+    }
+}
+
+/// Entries that are being settled, until they are answered or whoever asked for it goes away.
+struct Settling<'a> {
+    held: &'a Held,
+    numbers: Vec<u64>,
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        let mut book = lock(&self.held.book);
+        for number in &self.numbers {
+            if let Some(entry) = book.entries.get_mut(number) {
+                entry.settling = false;
+            }
+        }
     }
 }
 

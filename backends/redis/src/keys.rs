@@ -102,6 +102,9 @@ pub(crate) fn binding(queue: &str, pattern: &str) -> String {
     format!("{queue} {pattern}")
 }
 
+/// The field of a queue that is being deleted: it does not exist any more, though some of its keys do.
+pub(crate) const DELETING: &str = "deleting";
+
 /// The field of a queue's exchange.
 pub(crate) fn exchange_field(exchange: &ExchangeName) -> String {
     format!("exchange:{exchange}")

@@ -40,6 +40,8 @@ const TAKES: usize = 200;
 pub(crate) type Inbox = mpsc::UnboundedSender<Result<Vec<Delivery>>>;
 
 pub(crate) struct Lane {
+    // Dropped before the inbox: whoever sees its end takes this consumer off, unless it still reads.
+    _running: Running,
     held: Arc<Held>,
     stream: Arc<Stream>,
     inbox: Inbox,
@@ -55,7 +57,8 @@ pub(crate) struct Lane {
     more: bool,
     /// Whether this consumer is the one of an ordered queue.
     holder: bool,
-    _running: Running,
+    /// Why retries that are due stay where they are, as it was said last.
+    trouble: String,
 }
 
 /// Why reading goes on in another way.
@@ -80,6 +83,7 @@ impl Lane {
             next_look: Instant::now(),
             more: false,
             holder: false,
+            trouble: String::new(),
         }
     }
 
@@ -121,6 +125,9 @@ impl Lane {
         if self.live.as_ref().is_none_or(Live::is_lost) {
             self.connect().await?;
         }
+        if self.stream.stray.swap(false, Relaxed) {
+            self.owed.get_or_insert(0);
+        }
         if self.owed.is_some() {
             self.reconcile().await?;
         }
@@ -139,7 +146,7 @@ impl Lane {
         };
         if self.more {
             // What others gave back comes before what is new.
-            self.held.room.add_permits(room);
+            self.held.give_back(room);
             return Ok(());
         }
         self.read(room).await
@@ -151,21 +158,8 @@ impl Lane {
         let until = self
             .next_look
             .max(Instant::now() + Duration::from_millis(1));
-        let first = self
-            .or_stop(timeout_at(until, held.room.acquire()))
-            .await?
-            .ok()?
-            .ok()?;
-        first.forget();
-        let more = held.room.available_permits().min(held.share() - 1);
-        let more = u32::try_from(more).unwrap_or(0);
-        Some(match held.room.try_acquire_many(more) {
-            Ok(permits) => {
-                permits.forget();
-                1 + more as usize
-            }
-            Err(_) => 1,
-        })
+        self.or_stop(timeout_at(until, held.place())).await?.ok()?;
+        Some(1 + held.places(held.share() - 1))
     }
 
     async fn connect(&mut self) -> Result<(), Trouble> {
@@ -234,14 +228,7 @@ impl Lane {
     /// Moves retries that are due, and takes over what was given back or left, as far as there is room.
     async fn take_over(&mut self) -> Result<(), Trouble> {
         let held = self.held.clone();
-        let room = held.room.available_permits().min(TAKES);
-        let room = match held.room.try_acquire_many(u32::try_from(room).unwrap_or(0)) {
-            Ok(permits) => {
-                permits.forget();
-                room
-            }
-            Err(_) => 0,
-        };
+        let room = held.places(TAKES);
         let keys = &self.stream.keys;
         let keys = [
             &keys.stream,
@@ -263,23 +250,34 @@ impl Lane {
         let answer = match self.run_script(&call).await {
             Ok(answer) => answer,
             Err(error) => {
-                if !error::is_lost(&error) {
-                    // It was not done.
-                    self.owed = None;
-                    held.room.add_permits(room);
-                }
+                // Whatever the error, a part of it may have been done.
                 return Err(self.trouble(error).await);
             }
         };
         self.owed = None;
-        let Some((may_read, due, more, taken, lost)) = recovered(answer) else {
-            held.room.add_permits(room);
+        let Some(Recovered {
+            may_read,
+            due,
+            more,
+            taken,
+            lost,
+            trouble,
+        }) = recovered(answer)
+        else {
+            held.give_back(room);
             return Err(Trouble::Fatal(error::strange("take over deliveries")));
         };
         self.holder = held.spec.ordered && may_read;
         self.more = more;
         let wait = u64::try_from(due).map_or(TICK, |due| TICK.min(Duration::from_millis(due)));
         self.next_look = Instant::now() + wait;
+        if self.trouble != trouble {
+            if !trouble.is_empty() {
+                let error = error::not_stored("cannot move retries that are due", &trouble);
+                tracing::warn!(target: "switchboard", queue = %held.spec.name, %error, "retries wait");
+            }
+            self.trouble = trouble;
+        }
         self.say_lost(&lost);
         self.arrive(taken, room).await;
         Ok(())
@@ -310,29 +308,39 @@ impl Lane {
                 Entry::Wake => wakes.push(taken.id),
             }
         }
-        self.held
-            .room
-            .add_permits(room.saturating_sub(arrived.len()));
+        match room.checked_sub(arrived.len()) {
+            Some(left) => self.held.give_back(left),
+            // What was found long after it was read.
+            None => self.held.exceed(arrived.len() - room),
+        }
         // What was given back goes in the order of the stream, whoever had it.
         arrived.sort_by_key(|arrived| arrived.id);
         let unread = self.held.deliver(&self.stream, arrived, &self.inbox);
         if !unread.is_empty() && self.held.stop.is_cancelled() {
             // The service stopped at once, in the middle of a read.
-            self.held.give_back(unread).await;
+            self.held.release(unread).await;
         }
         if !wakes.is_empty() {
             self.stream.look.store(true, Relaxed);
             let keys = &self.stream.keys;
+            let keys = [
+                &keys.stream,
+                &keys.delayed,
+                &keys.waiting,
+                &keys.dead,
+                &keys.suspects,
+            ];
+            let mut call = scripts::SETTLE
+                .call(keys.map(String::as_str))
+                .arg(&self.held.me)
+                .arg(0);
             for id in wakes {
-                let mut gone = Cmd::new();
-                gone.arg("XACK").arg(&keys.stream).arg(GROUP);
-                gone.arg(id.to_string());
-                let mut deleted = Cmd::new();
-                deleted.arg("XDEL").arg(&keys.stream).arg(id.to_string());
-                // Otherwise somebody else looks once more than there is to see.
-                if self.ask(&gone).await.is_ok() {
-                    let _ = self.ask(&deleted).await;
-                }
+                call.push(id.to_string());
+                call.push("ack");
+            }
+            if self.run_script(&call).await.is_err() {
+                // They are ours until they are gone.
+                self.owed.get_or_insert(0);
             }
         }
     }
@@ -358,12 +366,13 @@ impl Lane {
         match answer {
             Ok(Value::Nil) => {
                 self.owed = None;
-                self.held.room.add_permits(room);
+                self.held.give_back(room);
                 Ok(())
             }
             Ok(answer) => {
                 self.owed = None;
                 let Some(taken) = read_entries(answer) else {
+                    self.held.give_back(room);
                     return Err(Trouble::Fatal(error::strange("read")));
                 };
                 self.arrive(taken, room).await;
@@ -372,7 +381,7 @@ impl Lane {
             Err(error) => {
                 if !error::is_lost(&error) {
                     self.owed = None;
-                    self.held.room.add_permits(room);
+                    self.held.give_back(room);
                 }
                 Err(self.trouble(error).await)
             }
@@ -398,6 +407,13 @@ impl Lane {
         if self.live.as_ref().is_none_or(Live::is_lost) {
             self.connect().await?;
         }
+        // Before it is asked: only this task adds to it, and what is settled meanwhile is not to be found again.
+        let known: HashSet<_> = self
+            .held
+            .of(&self.stream)
+            .into_iter()
+            .map(|(_, id)| id)
+            .collect();
         let keys = &self.stream.keys;
         let call = scripts::RENEW
             .call([keys.stream.as_str(), keys.holder.as_str()])
@@ -407,12 +423,6 @@ impl Lane {
             Ok(answer) => ids(answer),
             Err(error) => return Err(self.trouble(error).await),
         };
-        let known: HashSet<_> = self
-            .held
-            .of(&self.stream)
-            .into_iter()
-            .map(|(_, id)| id)
-            .collect();
         let mut taken = Vec::new();
         let mut lost = Vec::new();
         for id in pending.into_iter().filter(|id| !known.contains(id)) {
@@ -428,6 +438,13 @@ impl Lane {
                 .arg("HEXISTS")
                 .arg(&self.stream.keys.suspects)
                 .arg(&text);
+            let mut count = Cmd::new();
+            count.arg("XPENDING").arg(&self.stream.keys.stream);
+            count.arg(GROUP).arg(&text).arg(&text).arg(1);
+            let deliveries = match self.ask(&count).await {
+                Ok(answer) => deliveries(answer),
+                Err(error) => return Err(self.trouble(error).await),
+            };
             let found = match self.ask(&range).await {
                 Ok(answer) => entries(answer),
                 Err(error) => return Err(self.trouble(error).await),
@@ -440,7 +457,7 @@ impl Lane {
                 Some((id, fields)) => taken.push(Taken {
                     id,
                     fields,
-                    redeliveries: 0,
+                    redeliveries: deliveries.saturating_sub(1),
                     suspect,
                 }),
                 None => lost.push(id),
@@ -448,14 +465,6 @@ impl Lane {
         }
         self.say_lost(&lost);
         let room = self.owed.take().unwrap_or(0);
-        if taken.len() > room {
-            // Never so, but a place too few would let nothing more in.
-            let more = u32::try_from(taken.len() - room).unwrap_or(0);
-            if let Ok(permits) = self.held.room.try_acquire_many(more) {
-                permits.forget();
-            }
-        }
-        let room = room.max(taken.len());
         self.arrive(taken, room).await;
         Ok(())
     }
@@ -520,7 +529,16 @@ struct Taken {
     suspect: bool,
 }
 
-type Recovered = (bool, i64, bool, Vec<Taken>, Vec<EntryId>);
+/// What taking over answers.
+struct Recovered {
+    may_read: bool,
+    due: i64,
+    more: bool,
+    taken: Vec<Taken>,
+    lost: Vec<EntryId>,
+    /// Why retries that are due stay where they are.
+    trouble: String,
+}
 
 fn recovered(answer: Value) -> Option<Recovered> {
     let Value::Array(parts) = answer else {
@@ -532,7 +550,8 @@ fn recovered(answer: Value) -> Option<Recovered> {
         Value::Int(more),
         Value::Array(taken),
         lost,
-    ] = <[Value; 5]>::try_from(parts).ok()?
+        trouble,
+    ] = <[Value; 6]>::try_from(parts).ok()?
     else {
         return None;
     };
@@ -552,13 +571,28 @@ fn recovered(answer: Value) -> Option<Recovered> {
             suspect: text(&alone).is_some_and(|alone| !alone.is_empty()),
         })
     });
-    Some((
-        may_read == 1,
+    Some(Recovered {
+        may_read: may_read == 1,
         due,
-        more == 1,
-        taken.collect::<Option<_>>()?,
-        ids(lost),
-    ))
+        more: more == 1,
+        taken: taken.collect::<Option<_>>()?,
+        lost: ids(lost),
+        trouble: text(&trouble).unwrap_or_default(),
+    })
+}
+
+/// How often the one entry that was asked for was delivered.
+fn deliveries(answer: Value) -> u32 {
+    let Value::Array(pending) = answer else {
+        return 0;
+    };
+    match pending.into_iter().next() {
+        Some(Value::Array(parts)) => match parts.last() {
+            Some(Value::Int(count)) => u32::try_from(*count).unwrap_or(0),
+            _ => 0,
+        },
+        _ => 0,
+    }
 }
 
 /// What a read answers: a stream's name with its entries.

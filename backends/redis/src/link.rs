@@ -19,6 +19,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{error, scripts, server::Servers};
 
+/// From when on a connection counts as one that works.
+const LASTING: Duration = Duration::from_millis(200);
+
 /// A connection to the server that has the keys of an exchange, made again when it is lost.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -29,8 +32,8 @@ pub(crate) struct Link {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Phase {
-    /// Being made again.
-    Down,
+    /// Being made again, which failed for this reason.
+    Down(Option<Error>),
     Up(Arc<Live>),
     Closed,
 }
@@ -116,7 +119,7 @@ impl Link {
         exchange: Option<String>,
         first: Option<Arc<Live>>,
     ) -> Self {
-        let now = first.clone().map_or(Phase::Down, Phase::Up);
+        let now = first.clone().map_or(Phase::Down(None), Phase::Up);
         let (up, phase) = watch::channel(now);
         let closing = CancellationToken::new();
         let supervisor = Supervisor {
@@ -143,7 +146,7 @@ impl Link {
         let found = phase
             .wait_for(|phase| match phase {
                 Phase::Up(live) => !live.is_lost(),
-                Phase::Down => false,
+                Phase::Down(_) => false,
                 Phase::Closed => true,
             })
             .await;
@@ -235,16 +238,21 @@ impl Supervisor {
 
     async fn keep(&self, first: Option<Arc<Live>>) {
         let mut live = first;
+        const MOST: Duration = Duration::from_millis(200);
         let mut backoff = waits(Duration::from_millis(50), Duration::from_secs(5));
+        let mut again = waits(Duration::from_millis(10), MOST);
         loop {
             if let Some(live) = live.take() {
                 let since = Instant::now();
                 watch_over(&live, self.servers.endpoints.heartbeat).await;
-                self.up.send_replace(Phase::Down);
+                self.up.send_replace(Phase::Down(None));
                 tracing::warn!(target: "switchboard", server = live.address, "the connection to Redis was lost");
-                // One that is lost at once each time is not to be made as fast as can be.
-                if since.elapsed() > Duration::from_secs(10) {
+                if since.elapsed() > LASTING {
                     backoff = waits(Duration::from_millis(50), Duration::from_secs(5));
+                    again = waits(Duration::from_millis(10), MOST);
+                } else {
+                    // One that is lost at once each time, as that to a replica, is not to be made as fast as can be.
+                    sleep(again.next().unwrap_or(MOST)).await;
                 }
             }
             match connect(&self.servers, self.exchange.as_deref()).await {
@@ -256,6 +264,7 @@ impl Supervisor {
                 }
                 Err(error) => {
                     tracing::warn!(target: "switchboard", %error, "cannot connect to Redis");
+                    self.up.send_replace(Phase::Down(Some(error)));
                 }
             }
             sleep(backoff.next().unwrap_or(Duration::from_secs(5))).await;

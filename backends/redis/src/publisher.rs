@@ -4,7 +4,11 @@
 //! When something goes wrong with one, the table being out of date among it, all that follow come back as well, and
 //! everything is sent again in its order.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use event_core::{Error, ErrorKind, ExchangeName, Message, Order, Orders, Receipt, Result};
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
@@ -18,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     error,
     keys::ExchangeKeys,
-    link::{Link, Live, Request},
+    link::{Link, Live, Phase, Request},
     scripts,
     server::text,
-    shared::token,
+    shared::{lock, token},
     table::Table,
     wire,
 };
@@ -60,6 +64,31 @@ pub(crate) struct Publisher {
     forgotten: bool,
     /// Whether the server refused something for the moment.
     troubled: bool,
+    trouble: Trouble,
+}
+
+/// What the server said last when it refused something for the moment: callers hear it at their deadline.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trouble(Arc<Mutex<Option<Error>>>);
+
+impl Trouble {
+    fn note(&self, error: Option<Error>) {
+        *lock(&self.0) = error;
+    }
+
+    /// What a caller hears at its deadline.
+    pub(crate) fn late(&self, link: &Link) -> Error {
+        if let Some(said) = &*lock(&self.0) {
+            return said.clone();
+        }
+        match &*link.phase().borrow() {
+            Phase::Down(why) => cut_off(why.as_ref()),
+            _ => Error::retryable(
+                ErrorKind::Timeout,
+                "Redis did not confirm the message by the deadline; it may have been stored",
+            ),
+        }
+    }
 }
 
 /// A batch on its way.
@@ -82,6 +111,7 @@ impl Publisher {
         wait: Option<(u32, Duration)>,
         max_message: usize,
         orders: Orders<Message>,
+        trouble: Trouble,
     ) -> Self {
         Self {
             exchange,
@@ -96,6 +126,7 @@ impl Publisher {
             live: None,
             forgotten: false,
             troubled: false,
+            trouble,
         }
     }
 
@@ -195,7 +226,7 @@ impl Publisher {
             .partition::<VecDeque<_>, _>(|order| order.deadline() <= now);
         self.backlog = left;
         for order in expired {
-            order.finish(Err(late(self.live.is_some())));
+            order.finish(Err(self.trouble.late(&self.link)));
         }
     }
 
@@ -227,13 +258,22 @@ impl Publisher {
                     }
                 }
                 Ok(Ok(_)) => return Err(Some(error::strange(&what))),
-                Ok(Err(error)) if error::is_passing(&error) => return Err(None),
+                Ok(Err(error)) if error::is_passing(&error) => {
+                    self.note(&what, &error);
+                    return Err(None);
+                }
                 Ok(Err(error)) => return Err(Some(error::failed(&what, &error))),
                 Err(_) => return Err(None),
             }
         }
         self.live = Some(live);
         Ok(())
+    }
+
+    /// Keeps what the server said, for those whose deadline passes. That the connection was lost is none of it.
+    fn note(&self, what: &str, error: &RedisError) {
+        let said = !error::is_lost(error);
+        self.trouble.note(said.then(|| error::failed(what, error)));
     }
 
     /// Answers everything with an error.
@@ -362,12 +402,14 @@ impl Publisher {
                     self.forgotten = true;
                 } else {
                     self.troubled = true;
+                    self.note(&what, &error);
                 }
                 back.extend(orders);
                 return;
             }
             Err(error) => return fail(orders, &error::failed(&what, &error)),
         };
+        self.trouble.note(None);
         match answers.first() {
             Some(Value::BulkString(word)) if word == b"STALE" => {
                 self.table = Table::read(&self.keys, &answers[1..]);
@@ -434,14 +476,15 @@ fn refuse(message: &Message, most: usize) -> Option<Error> {
     Some(Error::new(ErrorKind::TooLarge, text))
 }
 
-/// What a caller hears at its deadline.
-pub(crate) fn late(connected: bool) -> Error {
-    let text = if connected {
-        "Redis did not confirm the message by the deadline; it may have been stored"
-    } else {
-        "the deadline passed without a connection to Redis; the message may have been stored before it was lost"
-    };
-    Error::retryable(ErrorKind::Timeout, text)
+/// The deadline passed without a connection, for this reason.
+fn cut_off(why: Option<&Error>) -> Error {
+    let text = "the deadline passed without a connection to Redis; the message may have been stored before it was lost";
+    match why {
+        // A wrong password does not become right.
+        Some(why) if !why.is_retryable() => Error::new(why.kind(), format!("{text}: {why}")),
+        Some(why) => Error::retryable(why.kind(), format!("{text}: {why}")),
+        None => Error::retryable(ErrorKind::Timeout, text),
+    }
 }
 
 fn unroutable(message: &Message) -> Error {
@@ -490,12 +533,9 @@ fn refused(said: &str, queues: &[String], exchange: &ExchangeName) -> Error {
                  `{exchange}`; restart its service, which declares it again, or delete the queue"
             ),
         ),
-        _ => Error::retryable(
-            ErrorKind::Refused,
-            format!(
-                "Redis did not store the message in queue `{queue}`: {}",
-                words.next().unwrap_or(said)
-            ),
+        _ => error::not_stored(
+            &format!("cannot store the message in queue `{queue}`"),
+            words.next().unwrap_or(said),
         ),
     }
 }

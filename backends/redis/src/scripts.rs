@@ -41,6 +41,7 @@ scripts! {
     TABLE = "table";
     TIDY = "tidy";
     UNBIND = "unbind";
+    UNREGISTER = "unregister";
 }
 
 /// A call of a script: the keys first, then the arguments.

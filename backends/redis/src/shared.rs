@@ -22,7 +22,7 @@ use crate::{
     held::Held,
     keys::{self, ExchangeKeys},
     link::{Link, Phase},
-    publisher::{self, Publisher},
+    publisher::{Publisher, Trouble},
     server::Servers,
     url::Endpoints,
 };
@@ -50,6 +50,8 @@ pub(crate) struct Shared {
 #[derive(Clone, Debug)]
 struct Lane {
     intake: Arc<Intake<Message>>,
+    link: Arc<Link>,
+    trouble: Trouble,
     task: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
@@ -187,17 +189,21 @@ impl Shared {
         let (intake, orders) = intake(UNANSWERED);
         let endpoints = &self.servers.endpoints;
         let wait = (endpoints.wait > 0).then_some((endpoints.wait, endpoints.wait_timeout));
+        let (link, trouble) = (self.publishes.to(exchange), Trouble::default());
         let publisher = Publisher::new(
             exchange.clone(),
             self.exchange(exchange),
-            self.publishes.to(exchange),
+            link.clone(),
             wait,
             self.max_message,
             orders,
+            trouble.clone(),
         );
         let task = tokio::spawn(publisher.run(self.closing.clone()));
         let lane = Lane {
             intake: Arc::new(intake),
+            link,
+            trouble,
             task: Arc::new(Mutex::new(Some(task))),
         };
         publishers.insert(exchange.clone(), lane.clone());
@@ -242,7 +248,7 @@ impl Shared {
 impl Lane {
     async fn publish(&self, batch: Vec<Message>, deadline: Instant) -> Vec<Result<Receipt>> {
         self.intake
-            .publish(batch, deadline, || publisher::late(true))
+            .publish(batch, deadline, || self.trouble.late(&self.link))
             .await
     }
 

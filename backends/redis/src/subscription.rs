@@ -1,6 +1,9 @@
 //! A subscription: the reader of its deliveries, and the task that keeps its leases.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use async_trait::async_trait;
 use event_core::{
@@ -155,17 +158,27 @@ async fn look_around(held: &Arc<Held>, inbox: &Inbox, gone: &CancellationToken) 
 /// Renews what one stream has given, and notes what went elsewhere.
 async fn renew(held: &Held, stream: &Stream) -> Result<()> {
     let before = held.of(stream);
-    if before.is_empty() && !held.spec.ordered {
-        return Ok(());
-    }
     let what = format!("renew the leases of queue `{}`", held.spec.name);
     let call = scripts::RENEW
         .call([stream.keys.stream.as_str(), stream.keys.holder.as_str()])
         .arg(&held.me)
         .arg(held.lease());
     let deadline = Instant::now() + held.spec.lease;
-    let ours = stream.link.request(&what, deadline, &call).await;
-    let ours: std::collections::HashSet<_> = lane::ids(ours?).into_iter().collect();
+    let ours = match stream.link.request(&what, deadline, &call).await {
+        Ok(ours) => lane::ids(ours),
+        // Nothing is at stake.
+        Err(_) if before.is_empty() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let ours: HashSet<_> = ours.into_iter().collect();
+    // A read of a connection that was given up may have reached the server after what it took was looked for. Nobody
+    // else would ever get it, as this renews it too.
+    let after = held.of(stream);
+    let known: HashSet<_> = before.iter().chain(&after).map(|(_, id)| *id).collect();
+    if ours.iter().any(|id| !known.contains(id)) {
+        // Or it is just arriving, which the reader knows.
+        stream.stray.store(true, Relaxed);
+    }
     let gone = before
         .into_iter()
         .filter(|(_, id)| !ours.contains(id))
@@ -227,7 +240,7 @@ impl Drop for Reader {
             }
             if let (false, Ok(runtime)) = (unread.is_empty(), Handle::try_current()) {
                 let held = self.held.clone();
-                runtime.spawn(async move { held.give_back(unread).await });
+                runtime.spawn(async move { held.release(unread).await });
             }
         }
         self.held.stop.cancel();

@@ -131,6 +131,22 @@ pub(crate) async fn declare_again(shared: &Shared, spec: &QueueSpec) -> Result<(
 
 /// The exchanges that a queue has streams for; nothing when there is no such queue.
 pub(crate) async fn exchanges(shared: &Shared, queue: &str) -> Result<Option<Vec<ExchangeName>>> {
+    let fields = fields(shared, queue).await?;
+    if fields.is_empty() || fields.iter().any(|field| field == keys::DELETING) {
+        return Ok(None);
+    }
+    Ok(Some(exchanges_of(&fields)))
+}
+
+fn exchanges_of(fields: &[String]) -> Vec<ExchangeName> {
+    let fields = fields.iter();
+    fields
+        .filter_map(|field| ExchangeName::new(keys::exchange_of(field)?).ok())
+        .collect()
+}
+
+/// What is noted of a queue; nothing when there is no such queue.
+async fn fields(shared: &Shared, queue: &str) -> Result<Vec<String>> {
     let key = keys::queue(shared.prefix(), queue);
     let what = format!("look for queue `{queue}`");
     let mut cmd = Cmd::new();
@@ -141,12 +157,7 @@ pub(crate) async fn exchanges(shared: &Shared, queue: &str) -> Result<Option<Vec
     let Value::Array(fields) = answer.await? else {
         return Err(error::strange(&what));
     };
-    if fields.is_empty() {
-        return Ok(None);
-    }
-    let fields = fields.iter().filter_map(text);
-    let exchanges = fields.filter_map(|field| ExchangeName::new(keys::exchange_of(&field)?).ok());
-    Ok(Some(exchanges.collect()))
+    Ok(fields.iter().filter_map(text).collect())
 }
 
 pub(crate) async fn remove(shared: &Shared, removal: &Removal) -> Result<()> {
@@ -196,10 +207,14 @@ async fn unbind(
 }
 
 async fn delete(shared: &Shared, queue: &QueueName) -> Result<()> {
-    let Some(exchanges) = exchanges(shared, queue).await? else {
-        return Ok(());
-    };
+    let exchanges = exchanges_of(&fields(shared, queue).await?);
     let what = format!("delete queue `{queue}`");
+    let (registry, key) = (shared.registry(), keys::queue(shared.prefix(), queue));
+    let deletion = token();
+    // First it is noted: its consumers would take a stream that is gone for one that was wiped, and declare it again.
+    let note = scripts::UNREGISTER.call([key.as_str()]).arg(&deletion);
+    let deadline = Instant::now() + PATIENCE;
+    registry.request(&what, deadline, &note.arg(0)).await?;
     for exchange in exchanges {
         let keys = shared.exchange(&exchange);
         let own = keys.queue(queue);
@@ -211,10 +226,8 @@ async fn delete(shared: &Shared, queue: &QueueName) -> Result<()> {
             .await?;
     }
     // Last: while this stands, deleting again completes it.
-    let mut cmd = Cmd::new();
-    cmd.arg("DEL").arg(keys::queue(shared.prefix(), queue));
-    let link = shared.registry();
+    let forget = scripts::UNREGISTER.call([key.as_str()]).arg(&deletion);
     let deadline = Instant::now() + PATIENCE;
-    let answer = link.request(&what, deadline, &cmd);
-    answer.await.map(drop)
+    registry.request(&what, deadline, &forget.arg(1)).await?;
+    Ok(())
 }

@@ -7,18 +7,25 @@ local function renew()
   redis.call('SET', KEYS[1], born .. '.' .. ARGV[1])
 end
 local changed = not version
-if KEYS[4] then
-  local created = redis.pcall('XGROUP', 'CREATE', KEYS[4], 'consumers', '0', 'MKSTREAM')
-  if created.err and not string.find(created.err, 'BUSYGROUP', 1, true) then
-    return created
+-- What is there already is not written again: without memory a service has to be able to start, and to consume.
+local function has_group()
+  local groups = redis.pcall('XINFO', 'GROUPS', KEYS[4])
+  for _, group in ipairs(groups.err and {} or groups) do
+    if group[2] == 'consumers' then
+      return true
+    end
   end
+end
+if KEYS[4] and not has_group() then
+  redis.call('XGROUP', 'CREATE', KEYS[4], 'consumers', '0', 'MKSTREAM')
 end
 if redis.call('HGET', KEYS[3], ARGV[2]) ~= ARGV[3] then
   redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
   changed = true
 end
 for i = 4, #ARGV do
-  if redis.call('HSET', KEYS[2], ARGV[i], '') == 1 then
+  if redis.call('HEXISTS', KEYS[2], ARGV[i]) == 0 then
+    redis.call('HSET', KEYS[2], ARGV[i], '')
     changed = true
   end
 end

@@ -4,6 +4,9 @@
 if #redis.call('XPENDING', KEYS[1], 'consumers', ARGV[2], ARGV[2], 1, ARGV[1]) == 0 then
   return -1
 end
+-- A script that has written may write on when there is no memory left. Otherwise no suspect could run then, and nothing
+-- behind it: what would make room.
+redis.call('XCLAIM', KEYS[1], 'consumers', ARGV[1], 0, ARGV[2], 'JUSTID')
 local alone = redis.call('HGET', KEYS[2], ARGV[2]) or '0 '
 local count, token = string.match(alone, '^(%d+) (.*)$')
 if token == ARGV[3] then

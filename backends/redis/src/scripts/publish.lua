@@ -1,6 +1,6 @@
 -- Appends messages to the streams of the queues that the publisher's table names, if that is still the table.
 -- KEYS: version, bindings, queues, then targets: a stream, or the channel of an ephemeral subscription.
--- ARGV: token, 1 if the publisher knew the exchange; for each target its queue and its limit ('' without one);
+-- ARGV: token; for each target its queue and its limit ('' without one);
 --       then for each message the number of its targets, which they are, the number of its fields and values, and
 --       those.
 -- Answers for each message how many targets took it, or '<why> <target>'.
@@ -55,6 +55,9 @@ while at <= #ARGV do
         local id = redis.pcall('XADD', key, 'NOMKSTREAM', '*', unpack(ARGV, first, last))
         if not id then
           answer = 'missing ' .. target
+        elseif type(id) == 'table' and string.sub(id.err, 1, 8) == 'READONLY' then
+          -- This is not the master any more: nothing was stored, and nothing will be.
+          return id
         elseif type(id) == 'table' then
           answer = 'error ' .. target .. ' ' .. id.err
         elseif type(answer) == 'number' then

@@ -2,32 +2,50 @@
 -- KEYS: stream, delayed, waiting, suspects, robbed, holder.
 -- ARGV: consumer, lease in ms, most to take, 1 if the queue is ordered, most retries to move, 1 if it was the holder.
 -- Answers: whether this consumer may read, ms until the next retry is due (-1 without one), whether there is more to
---          take, the entries taken, ids of entries whose data is gone.
+--          take, the entries taken, ids of entries whose data is gone, and why retries that are due were not moved.
 local me, lease, room, ordered = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[5])) do
-  local packed = redis.call('HGET', KEYS[3], id)
-  if packed then
-    redis.call('XADD', KEYS[1], '*', unpack(cmsgpack.unpack(packed)))
-    redis.call('HDEL', KEYS[3], id)
+-- What cannot be moved stays, and does not keep this consumer from what there is: without memory only consuming makes
+-- room.
+local trouble = ''
+local waits = redis.pcall('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, ARGV[5])
+if waits.err then
+  trouble, waits = waits.err, {}
+end
+for _, id in ipairs(waits) do
+  local packed = redis.pcall('HGET', KEYS[3], id)
+  local moved = packed
+  if type(packed) == 'string' then
+    moved = redis.pcall('XADD', KEYS[1], '*', unpack(cmsgpack.unpack(packed)))
+  end
+  if type(moved) == 'table' then
+    trouble = moved.err
+    break
   end
   redis.call('ZREM', KEYS[2], id)
+  redis.call('HDEL', KEYS[3], id)
 end
-local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 local due = -1
-if first[2] then
-  due = math.max(0, tonumber(first[2]) - now)
+if trouble == '' then
+  local first = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
+  if first[2] then
+    due = math.max(0, tonumber(first[2]) - now)
+  end
 end
 
 local silent = lease
 if ordered then
   local holder = redis.call('GET', KEYS[6])
   if holder and holder ~= me then
-    return {0, due, 0, {}, {}}
+    return {0, due, 0, {}, {}, trouble}
   end
-  redis.call('SET', KEYS[6], me, 'PX', lease)
+  if holder then
+    redis.call('PEXPIRE', KEYS[6], lease)
+  else
+    redis.call('SET', KEYS[6], me, 'PX', lease)
+  end
   if ARGV[6] ~= '1' then
     -- Who held the queue before is silent, with all that it had.
     silent = 0
@@ -70,4 +88,4 @@ for i, held in ipairs(late) do
     take(id, held[4])
   end
 end
-return {1, due, more, taken, lost}
+return {1, due, more, taken, lost, trouble}

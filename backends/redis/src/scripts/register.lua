@@ -1,7 +1,8 @@
 -- Notes a queue's arguments and exchanges, unless it was declared with other arguments.
 -- KEYS: the queue. ARGV: number of arguments, their names and values, then fields of exchanges.
 local count = tonumber(ARGV[1])
-if redis.call('EXISTS', KEYS[1]) == 1 then
+-- What is being deleted is declared as if it had not been there.
+if redis.call('HDEL', KEYS[1], 'deleting') == 0 then
   for i = 2, 2 * count, 2 do
     local have = redis.call('HGET', KEYS[1], ARGV[i])
     if have and have ~= ARGV[i + 1] then
@@ -9,8 +10,16 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
     end
   end
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2, 1 + 2 * count))
+-- What is there already is not written again: without memory a service has to be able to start, and to consume.
+local function note(field, value)
+  if redis.call('HGET', KEYS[1], field) ~= value then
+    redis.call('HSET', KEYS[1], field, value)
+  end
+end
+for i = 2, 2 * count, 2 do
+  note(ARGV[i], ARGV[i + 1])
+end
 for i = 2 + 2 * count, #ARGV do
-  redis.call('HSET', KEYS[1], ARGV[i], '')
+  note(ARGV[i], '')
 end
 return {}

@@ -42,9 +42,15 @@ while at <= #ARGV do
     if mine and delay > 0 then
       local time = redis.call('TIME')
       local due = time[1] * 1000 + math.ceil(time[2] / 1000) + delay
-      redis.call('HSET', KEYS[3], wait, cmsgpack.pack({unpack(ARGV, first, last)}))
-      redis.call('ZADD', KEYS[2], string.format('%.0f', due), wait)
-    elseif type(stored) == 'table' then
+      stored = redis.pcall('HSET', KEYS[3], wait, cmsgpack.pack({unpack(ARGV, first, last)}))
+      if type(stored) ~= 'table' then
+        stored = redis.pcall('ZADD', KEYS[2], string.format('%.0f', due), wait)
+        if type(stored) == 'table' then
+          redis.call('HDEL', KEYS[3], wait)
+        end
+      end
+    end
+    if type(stored) == 'table' then
       answer, remove = stored.err, false
     end
   else
@@ -52,6 +58,10 @@ while at <= #ARGV do
     if type(stored) == 'table' then
       answer, remove = stored.err, false
     end
+  end
+  if type(answer) == 'string' and string.sub(answer, 1, 8) == 'READONLY' then
+    -- This is not the master any more: whoever asks has to go there.
+    return redis.error_reply(answer)
   end
   if remove then
     redis.call('XACK', KEYS[1], 'consumers', id)

@@ -1,0 +1,124 @@
+//! Messages that fail, and messages that end processes.
+
+use std::time::Duration;
+
+use event_conformance::{Act, CaseResult, Desk, Failure, Seen, ensure, ensure_eq, orders::order};
+use event_core::{Queue, Reason, RetryPolicy};
+
+use crate::stage::{Stage, done, on_redis, publish};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_21_a_message_that_fails_has_exactly_its_attempts() -> CaseResult {
+    on_redis("fault_21", async |at| {
+        let desk = at.cx.desk().doing(|seen| match seen.number() {
+            3 => Act::fail("the bank is closed"),
+            _ => Act::DONE,
+        });
+        let policy = RetryPolicy::fixed(Duration::from_millis(100)).attempts(3);
+        let queue = at.cx.queue("billing_order", &desk).retry(policy);
+        let _running = at.cx.start(at.cx.bus(), queue).await?;
+        publish(at.direct.bus(), 1..=10).await?;
+        let letters = at.direct.dead_letters("billing_order", 1).await?;
+        ensure_eq!(letters.len(), 1, "dead letters");
+        ensure_eq!(letters[0].reason(), Some(Reason::Exhausted), "reason");
+        ensure_eq!(letters[0].attempts(), 3, "attempts");
+        // Nine others, and three attempts.
+        desk.finishes(12).await?;
+        let seen = desk.sees_no_more_than(12).await?;
+        ensure_eq!(done(&seen), (1..=10).collect::<Vec<_>>(), "orders");
+        Ok(())
+    })
+    .await
+}
+
+/// Lets processes end, each as soon as it runs the killer, until it is a dead letter. Answers how many ended.
+async fn until_dead(
+    at: &Stage,
+    desk: &Desk,
+    killer: u64,
+    queue: impl Fn() -> Queue,
+) -> CaseResult<usize> {
+    for crashes in 0..20 {
+        let runs = |seen: &[Seen]| seen.iter().filter(|seen| seen.number() == killer).count();
+        let before = runs(&desk.seen());
+        let process = at.direct.process().await?;
+        let running = at.direct.start(&process, queue()).await?;
+        let kills = desk.until("the killer", move |seen| runs(seen) > before);
+        let dead = at.direct.dead_letters("billing_order", 1);
+        tokio::select! {
+            kills = kills => drop(kills?),
+            dead = dead => {
+                dead?;
+                running.shutdown().await?;
+                return Ok(crashes);
+            }
+        }
+        drop((running, process));
+    }
+    Err(Failure::new(
+        "20 processes ended and there is no dead letter",
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_21_a_message_that_kills_has_its_attempts_alone() -> CaseResult {
+    on_redis("fault_21_kills", async |at| {
+        let desk = at.direct.desk().holding();
+        let queue = || {
+            let policy = RetryPolicy::default().attempts(3);
+            at.direct.queue("billing_order", &desk).retry(policy)
+        };
+        at.direct
+            .declare(&[&at.direct.spec("billing_order", &["order.*.submit"])?])
+            .await?;
+        publish(at.direct.bus(), 7..=7).await?;
+        let crashes = until_dead(at, &desk, 7, queue).await?;
+        // Those that made it a suspect, and three alone.
+        ensure!((4..=6).contains(&crashes), "it ended {crashes} processes");
+        let letters = at.direct.dead_letters("billing_order", 1).await?;
+        ensure_eq!(letters.len(), 1, "dead letters");
+        ensure_eq!(letters[0].reason(), Some(Reason::Crashed), "reason");
+        at.direct.nothing_is_left("billing_order").await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_29_ten_in_flight_and_one_that_kills_each_time() -> CaseResult {
+    on_redis("fault_29", async |at| {
+        // The first process ends with all ten in flight, which makes suspects of them, and those after it with one.
+        let desk = at.direct.desk().doing(|seen| match seen.number() {
+            4 => Act::Hold,
+            _ if seen.nth < 10 => Act::Hold,
+            _ => Act::DONE,
+        });
+        let queue = || {
+            let policy = RetryPolicy::default().attempts(5);
+            at.direct
+                .queue("billing_order", &desk)
+                .retry(policy)
+                .prefetch(10)
+        };
+        at.direct
+            .declare(&[&at.direct.spec("billing_order", &["order.*.submit"])?])
+            .await?;
+        publish(at.direct.bus(), 1..=3).await?;
+        let killer = order(4).publish(at.direct.bus()).await?.id;
+        publish(at.direct.bus(), 5..=10).await?;
+        let process = at.direct.process().await?;
+        let running = at.direct.start(&process, queue()).await?;
+        desk.sees(10).await?;
+        drop((running, process));
+        until_dead(at, &desk, 4, queue).await?;
+        let _running = at.direct.start(at.direct.bus(), queue()).await?;
+        let neighbours: Vec<_> = (1..=10).filter(|id| *id != 4).collect();
+        let expected = neighbours.clone();
+        desk.until("the neighbours", move |seen| done(seen) == expected)
+            .await?;
+        let letters = at.direct.dead_letters("billing_order", 1).await?;
+        ensure_eq!(letters.len(), 1, "dead letters");
+        ensure_eq!(letters[0].message().id(), &killer, "the dead letter");
+        Ok(())
+    })
+    .await
+}
