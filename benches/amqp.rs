@@ -14,7 +14,7 @@ use std::{
 };
 
 use event_amqp::AmqpTransport;
-use event_benches::{BATCH, RawBytes, payload};
+use event_benches::{BATCH, Cost, Meter, RawBytes, Table, option, payload};
 use event_core::{
     Arrival, Binding, Bus, Delivery, Message, Queue, QueueSpec, Service, Settled, Settlement,
     Transport,
@@ -60,14 +60,6 @@ impl By {
             Self::Framework => "framework",
         }
     }
-}
-
-/// What one measurement took.
-#[derive(Clone, Copy)]
-struct Cost {
-    per_second: f64,
-    /// Of the processor, for each message, in microseconds.
-    cpu: f64,
 }
 
 struct Bench {
@@ -366,119 +358,12 @@ fn confirmed(confirm: Option<lapin::Result<Confirmation>>) -> Outcome {
     }
 }
 
-/// Time and processor time of this process.
-struct Meter {
-    start: Instant,
-    ticks: u64,
-}
-
-impl Meter {
-    fn start() -> Self {
-        Self {
-            start: Instant::now(),
-            ticks: ticks(),
-        }
-    }
-
-    fn stop(self, messages: u64) -> Cost {
-        let messages = messages as f64;
-        // A tick of Linux is 10 ms.
-        let cpu = (ticks() - self.ticks) as f64 * 1e4 / messages;
-        Cost {
-            per_second: messages / self.start.elapsed().as_secs_f64(),
-            cpu,
-        }
-    }
-}
-
-/// Processor time of all threads, in ticks; 0 where there is no `/proc`.
-fn ticks() -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the name, which may contain anything: utime and stime are the 12th and 13th.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let times = fields.split_whitespace().skip(11).take(2);
-    times.filter_map(|time| time.parse::<u64>().ok()).sum()
-}
-
-/// One row of the table, with what each round measured.
-struct Row {
-    name: String,
-    unit: &'static str,
-    values: Vec<f64>,
-    cpu: Vec<f64>,
-    /// The row that it is compared with.
-    beside: usize,
-}
-
-#[derive(Default)]
-struct Table(Vec<Row>);
-
-impl Table {
-    fn row(&mut self, name: String, unit: &'static str, beside: usize) {
-        self.0.push(Row {
-            name,
-            unit,
-            values: Vec::new(),
-            cpu: Vec::new(),
-            beside,
-        });
-    }
-
-    fn add(&mut self, row: usize, cost: Cost) {
-        self.0[row].values.push(cost.per_second);
-        self.0[row].cpu.push(cost.cpu);
-    }
-
-    fn print(&self) {
-        println!(
-            "{:<34} {:>8} {:>8} {:>8} {:<4} {:>6} {:>6} {:>6} {:>7}",
-            "", "median", "least", "most", "", "ratio", "least", "most", "cpu µs"
-        );
-        for row in &self.0 {
-            // Round by round: what slows the machine down slows both.
-            let beside = self.0[row.beside].values.iter();
-            let ratios = row
-                .values
-                .iter()
-                .zip(beside)
-                .map(|(own, other)| own / other);
-            let (least, median, most) = spread(row.values.iter().copied());
-            let (lower, ratio, upper) = spread(ratios);
-            let cpu = match row.cpu[..] {
-                [] => String::new(),
-                _ => format!("{:.1}", spread(row.cpu.iter().copied()).1),
-            };
-            println!(
-                "{:<34} {median:>8.0} {least:>8.0} {most:>8.0} {:<4} {ratio:>6.2} {lower:>6.2} {upper:>6.2} {cpu:>7}",
-                row.name, row.unit
-            );
-        }
-    }
-}
-
-/// The least, the median and the most.
-fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    (
-        values[0],
-        values[values.len() / 2],
-        values[values.len() - 1],
-    )
-}
-
-fn option(name: &str, default: u64) -> u64 {
-    let mut arguments = std::env::args().skip_while(|argument| argument != name);
-    let value = arguments.nth(1).and_then(|value| value.parse().ok());
-    value.unwrap_or(default)
-}
-
 async fn run(url: &str) -> Outcome {
     let messages = option("--messages", 50_000);
     let rounds = usize::try_from(option("--rounds", 3))?.max(1);
     let mut table = Table::default();
     for bytes in [64, 256] {
-        let first = table.0.len();
+        let first = table.rows();
         for by in ALL {
             table.row(format!("publish, {bytes} B, {}", by.name()), "/s", first);
         }
@@ -527,8 +412,8 @@ async fn run(url: &str) -> Outcome {
             let taken = bench.single(messages / 50).await?;
             for (at, taken) in taken.iter().enumerate() {
                 let above = |share: usize| taken[taken.len() - 1 - taken.len() / share];
-                table.0[first + 8 + at].values.push(above(2));
-                table.0[first + 11 + at].values.push(above(100));
+                table.add_value(first + 8 + at, above(2));
+                table.add_value(first + 11 + at, above(100));
             }
             bench.purge().await?;
         }

@@ -18,6 +18,10 @@ use event_memory::MemoryBroker;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+mod table;
+
+pub use table::{Cost, Meter, Table, option};
+
 /// How many messages a producer publishes at a time.
 pub const BATCH: u64 = 256;
 

@@ -25,7 +25,7 @@ use crate::{
     error,
     keys::{ExchangeKeys, QueueKeys},
     link::{Link, Request},
-    scripts::{self, Call},
+    scripts,
     server::text,
     shared::{Shared, lock, token},
     wire::{self, EntryId},
@@ -39,6 +39,9 @@ const BATCH: usize = 1_000;
 
 /// How long it is waited for what only hurries others up: they do the same in time.
 const MOMENT: Duration = Duration::from_millis(500);
+
+/// The most entries of one read: a server that gathers more lets both sides wait for each other.
+const READ: usize = 250;
 
 /// What a subscription holds. Dropping it is a crash, as far as others see.
 #[derive(Debug)]
@@ -169,10 +172,10 @@ impl Held {
         Some(stream)
     }
 
-    /// How many entries one stream may have of the room.
+    /// The most entries of one read: so many that the next come while they are handled.
     pub(crate) fn share(&self) -> usize {
         let streams = lock(&self.streams).len().max(1);
-        (self.spec.prefetch / streams).clamp(1, BATCH)
+        (self.spec.prefetch / (2 * streams)).clamp(1, READ)
     }
 
     /// Waits for a place.
@@ -242,8 +245,10 @@ impl Held {
         }
     }
 
-    pub(crate) fn holds(&self, tag: DeliveryTag) -> bool {
-        lock(&self.book).entries.contains_key(&tag.number)
+    /// Takes out of a batch what went elsewhere.
+    pub(crate) fn keep_held(&self, batch: &mut Vec<Delivery>) {
+        let book = lock(&self.book);
+        batch.retain(|delivery| book.entries.contains_key(&delivery.tag().number));
     }
 
     /// The entries of one stream that are held, by number.
@@ -446,7 +451,7 @@ impl Held {
         let keys = [&stream.keys.stream, &stream.keys.robbed].map(String::as_str);
         let mut call = scripts::ACKNOWLEDGE.call(keys).arg(&self.me);
         for one in batch {
-            call.push(one.entry.id.to_string());
+            call.push(one.entry.id);
         }
         let what = format!("acknowledge deliveries of queue `{}`", self.spec.name);
         let deadline = Instant::now() + PATIENCE;
@@ -481,7 +486,7 @@ impl Held {
             .arg(&self.me)
             .arg(1);
         for (one, settlement) in &batch {
-            call.push(one.entry.id.to_string());
+            call.push(one.entry.id);
             match settlement {
                 Settlement::Ack(_) => call.push("ack"),
                 Settlement::Release(_) => {
@@ -492,11 +497,11 @@ impl Held {
                     call.push("retry");
                     call.push(millis(*delay));
                     call.push(token());
-                    push_fields(&mut call, message);
+                    wire::push_fields(&mut call, message);
                 }
                 Settlement::DeadLetter { message, .. } => {
                     call.push("dead");
-                    push_fields(&mut call, message);
+                    wire::push_fields(&mut call, message);
                 }
             }
         }
@@ -576,15 +581,6 @@ fn millis(delay: Duration) -> u64 {
     u64::try_from(millis).unwrap_or(CENTURY).min(CENTURY)
 }
 
-fn push_fields(call: &mut Call, message: &Message) {
-    let fields = wire::fields(message);
-    call.push(2 * fields.len());
-    for (name, value) in &fields {
-        call.push(name.as_bytes());
-        call.push(&value.as_bytes()[..]);
-    }
-}
-
 impl Held {
     pub(crate) async fn settle(&self, settlements: Vec<Settlement>) -> Vec<Result<Settled>> {
         if let Err(closed) = self.shared.check_open() {
@@ -610,11 +606,7 @@ impl Held {
             (entry.stream.clone(), entry.id, run)
         };
         let keys = [&stream.keys.stream, &stream.keys.suspects].map(String::as_str);
-        let call = scripts::ISOLATE
-            .call(keys)
-            .arg(&self.me)
-            .arg(id.to_string())
-            .arg(run);
+        let call = scripts::ISOLATE.call(keys).arg(&self.me).arg(id).arg(run);
         let what = format!(
             "record that a suspect of queue `{}` runs alone",
             self.spec.name

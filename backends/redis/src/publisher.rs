@@ -291,40 +291,40 @@ impl Publisher {
         // The targets of this batch, and their places in it.
         let mut places: Vec<Option<u32>> = vec![None; table.targets.len()];
         let mut targets: Vec<u32> = Vec::new();
-        let (mut bytes, mut appends) = (0, 0);
-        let mut body: Vec<(Vec<u32>, Vec<_>)> = Vec::new();
+        let (mut bytes, mut args) = (0, 0);
+        // Of all messages behind each other, and how many are of each.
+        let mut here: Vec<u32> = Vec::new();
+        let mut counts: Vec<usize> = Vec::new();
         while orders.len() < BATCH
             && let Some(next) = self.backlog.front()
         {
             let message = next.item();
             let weight = wire::weight(message);
             let matching = table.matches(message.key());
-            if !orders.is_empty() && (bytes + weight > BYTES || appends + matching.len() > APPENDS)
-            {
+            let full = bytes + weight > BYTES || here.len() + matching.len() > APPENDS;
+            if full && !orders.is_empty() {
                 break;
             }
             let refused = refuse(message, self.max_message);
-            let here: Vec<u32> = matching
-                .iter()
-                .map(|target| {
+            if refused.is_none() {
+                here.extend(matching.iter().map(|target| {
                     let place = &mut places[*target as usize];
                     *place.get_or_insert_with(|| {
                         targets.push(*target);
                         u32::try_from(targets.len()).unwrap_or(u32::MAX)
                     })
-                })
-                .collect();
+                }));
+                counts.push(matching.len());
+                bytes += weight;
+                args += wire::most_args(message);
+            }
             let Some(order) = self.backlog.pop_front() else {
                 break;
             };
-            if let Some(error) = refused {
-                order.finish(Err(error));
-                continue;
+            match refused {
+                Some(error) => order.finish(Err(error)),
+                None => orders.push(order),
             }
-            bytes += weight;
-            appends += here.len();
-            body.push((here, wire::fields(order.item())));
-            orders.push(order);
         }
         if orders.is_empty() {
             return None;
@@ -340,20 +340,18 @@ impl Publisher {
             .map(String::as_str)
             .collect();
         let mut call = scripts::PUBLISH.call(keys).arg(&table.version);
+        call.reserve(2 * chosen.len() + here.len() + args, bytes);
         for target in &chosen {
             call.push(&target.queue);
             call.push(&target.limit);
         }
-        for (here, fields) in &body {
-            call.push(here.len());
-            for place in here {
-                call.push(*place);
+        let mut here = here.iter();
+        for (order, count) in orders.iter().zip(counts) {
+            call.push(count);
+            for place in here.by_ref().take(count) {
+                call.push(place);
             }
-            call.push(2 * fields.len());
-            for (name, value) in fields {
-                call.push(name.as_bytes());
-                call.push(&value.as_bytes()[..]);
-            }
+            wire::push_fields(&mut call, order.item());
         }
         let queues = chosen.iter().map(|target| target.queue.clone()).collect();
         let live = live.clone();

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, RedisError, RedisWrite, ServerErrorKind, Value};
 
 use crate::link::{Live, Request};
 
@@ -82,6 +82,13 @@ impl Call {
 
     pub(crate) fn push(&mut self, arg: impl redis::ToRedisArgs) {
         self.cmd.arg(arg);
+    }
+
+    /// Makes room for so many arguments, with so many bytes altogether.
+    pub(crate) fn reserve(&mut self, args: usize, bytes: usize) {
+        let empty = std::iter::repeat_n(0, args);
+        self.cmd
+            .reserve_space_for_args(std::iter::once(bytes).chain(empty));
     }
 
     pub(crate) fn cmd(&self) -> &Cmd {

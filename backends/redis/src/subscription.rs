@@ -205,20 +205,20 @@ struct Reader {
 impl Deliveries for Reader {
     async fn next(&mut self, max: usize) -> Result<Arrival> {
         loop {
-            let mut batch = Vec::new();
-            while batch.len() < max
-                && let Some(delivery) = self.waiting.pop_front()
-            {
-                // Unless it went elsewhere meanwhile.
-                if self.held.holds(delivery.tag()) {
-                    batch.push(delivery);
+            while !self.waiting.is_empty() {
+                let mut batch: Vec<_> = if self.waiting.len() <= max {
+                    std::mem::take(&mut self.waiting).into()
+                } else {
+                    self.waiting.drain(..max.max(1)).collect()
+                };
+                // Some may have gone elsewhere meanwhile.
+                self.held.keep_held(&mut batch);
+                if !batch.is_empty() {
+                    return Ok(Arrival::Batch(batch));
                 }
             }
-            if !batch.is_empty() {
-                return Ok(Arrival::Batch(batch));
-            }
             match self.received.recv().await {
-                Some(Ok(arrived)) => self.waiting.extend(arrived),
+                Some(Ok(arrived)) => self.waiting = arrived.into(),
                 Some(Err(error)) => return Err(error),
                 None => {
                     self.held.shared.check_open()?;

@@ -1,8 +1,10 @@
 //! A message as fields of a stream's entry, and back.
 
 use event_core::{Address, Bytes, ExchangeName, HeaderValue, Message, RoutingKey};
-use redis::Value;
+use redis::{RedisWrite, ToRedisArgs, Value};
 use smol_str::SmolStr;
+
+use crate::scripts::Call;
 
 /// Where the attributes of CloudEvents stand among the fields.
 const PREFIX: &str = "ce_";
@@ -12,6 +14,9 @@ const CONTENT_TYPE: &str = "content-type";
 const ESCAPE: &str = "h:";
 /// An entry that only wakes somebody.
 const WAKE: &str = "switchboard-wake";
+
+/// How many fields a message has at most that are no headers, its payload among them.
+const MOST_ATTRIBUTES: usize = 8;
 
 /// The most headers that a message may have: the server's scripts pass no more fields at once.
 pub(crate) const MOST_HEADERS: usize = 3_000;
@@ -41,10 +46,31 @@ impl EntryId {
     }
 }
 
+impl ToRedisArgs for EntryId {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        out.write_arg_fmt(self);
+    }
+}
+
 impl std::fmt::Display for EntryId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}-{}", self.millis, self.number)
     }
+}
+
+/// Writes how many fields and values a message has, and those.
+pub(crate) fn push_fields(call: &mut Call, message: &Message) {
+    let fields = fields(message);
+    call.push(2 * fields.len());
+    for (name, value) in &fields {
+        call.push(name.as_bytes());
+        call.push(&value.as_bytes()[..]);
+    }
+}
+
+/// The most arguments that a message is in a request, besides where it goes.
+pub(crate) fn most_args(message: &Message) -> usize {
+    2 + 2 * (MOST_ATTRIBUTES + message.headers().len())
 }
 
 /// The fields of a message with their values.
@@ -105,7 +131,7 @@ impl Reading {
         let mut payload = Bytes::new();
         let mut content_type = Bytes::new();
         let mut key = Bytes::new();
-        let mut headers: Vec<(Vec<u8>, Bytes)> = Vec::with_capacity(fields.len() / 2);
+        let mut headers: Vec<(Vec<u8>, HeaderValue)> = Vec::with_capacity(fields.len() / 2);
         let mut fields = fields.into_iter();
         while let (Some(Value::BulkString(name)), Some(value)) = (fields.next(), fields.next()) {
             let value = match value {
@@ -117,14 +143,16 @@ impl Reading {
                 b"content-type" => content_type = value,
                 b"ce_type" => key = value,
                 b"switchboard-wake" => return Entry::Wake,
-                _ => headers.push((name, value)),
+                _ => headers.push((name, value.into())),
             }
         }
         let address = self.address(&key, &content_type);
-        let headers = headers.iter().filter_map(|(name, value)| {
+        let headers = headers.iter_mut().filter_map(|(name, value)| {
             let name = std::str::from_utf8(name).ok()?;
             let name = name.strip_prefix(ESCAPE).unwrap_or(name);
-            Some((name, HeaderValue::from(value.clone())))
+            // Moved: the first clone of bytes from a vector allocates.
+            let value = std::mem::replace(value, HeaderValue::from(Bytes::new()));
+            Some((name, value))
         });
         let message = Message::from_wire(address, payload, &[PREFIX], headers);
         Entry::Message(message)

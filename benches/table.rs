@@ -1,0 +1,139 @@
+//! What measurements of several ways to do one thing have in common: a meter, and a table that compares them.
+
+use std::time::Instant;
+
+/// What one measurement took.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// How many messages.
+    pub per_second: f64,
+    /// Of the processor, for each message, in microseconds.
+    pub cpu: f64,
+}
+
+/// Time and processor time of this process.
+#[derive(Debug)]
+pub struct Meter {
+    start: Instant,
+    ticks: u64,
+}
+
+impl Meter {
+    /// Measures from now on.
+    pub fn start() -> Self {
+        Self {
+            start: Instant::now(),
+            ticks: ticks(),
+        }
+    }
+
+    /// What so many messages took.
+    pub fn stop(self, messages: u64) -> Cost {
+        let messages = messages as f64;
+        // A tick of Linux is 10 ms.
+        let cpu = (ticks() - self.ticks) as f64 * 1e4 / messages;
+        Cost {
+            per_second: messages / self.start.elapsed().as_secs_f64(),
+            cpu,
+        }
+    }
+}
+
+/// Processor time of all threads, in ticks; 0 where there is no `/proc`.
+fn ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the name, which may contain anything: utime and stime are the 12th and 13th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let times = fields.split_whitespace().skip(11).take(2);
+    times.filter_map(|time| time.parse::<u64>().ok()).sum()
+}
+
+/// One row of the table, with what each round measured.
+#[derive(Debug)]
+struct Row {
+    name: String,
+    unit: &'static str,
+    values: Vec<f64>,
+    cpu: Vec<f64>,
+    /// The row that it is compared with.
+    beside: usize,
+}
+
+/// What was measured in several rounds.
+#[derive(Debug, Default)]
+pub struct Table(Vec<Row>);
+
+impl Table {
+    /// How many rows there are, and so the number of the next.
+    pub fn rows(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Adds a row that is compared with another one. Answers its number.
+    pub fn row(&mut self, name: String, unit: &'static str, beside: usize) -> usize {
+        self.0.push(Row {
+            name,
+            unit,
+            values: Vec::new(),
+            cpu: Vec::new(),
+            beside,
+        });
+        self.0.len() - 1
+    }
+
+    /// What one round measured.
+    pub fn add(&mut self, row: usize, cost: Cost) {
+        self.0[row].values.push(cost.per_second);
+        self.0[row].cpu.push(cost.cpu);
+    }
+
+    /// What one round measured, without its processor time.
+    pub fn add_value(&mut self, row: usize, value: f64) {
+        self.0[row].values.push(value);
+    }
+
+    /// Prints medians, and ratios round by round.
+    pub fn print(&self) {
+        println!(
+            "{:<34} {:>8} {:>8} {:>8} {:<4} {:>6} {:>6} {:>6} {:>7}",
+            "", "median", "least", "most", "", "ratio", "least", "most", "cpu µs"
+        );
+        for row in &self.0 {
+            // Round by round: what slows the machine down slows both.
+            let beside = self.0[row.beside].values.iter();
+            let ratios = row
+                .values
+                .iter()
+                .zip(beside)
+                .map(|(own, other)| own / other);
+            let (least, median, most) = spread(row.values.iter().copied());
+            let (lower, ratio, upper) = spread(ratios);
+            let cpu = match row.cpu[..] {
+                [] => String::new(),
+                _ => format!("{:.1}", spread(row.cpu.iter().copied()).1),
+            };
+            println!(
+                "{:<34} {median:>8.0} {least:>8.0} {most:>8.0} {:<4} {ratio:>6.2} {lower:>6.2} {upper:>6.2} {cpu:>7}",
+                row.name, row.unit
+            );
+        }
+    }
+}
+
+/// The least, the median and the most.
+fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    (
+        values[0],
+        values[values.len() / 2],
+        values[values.len() - 1],
+    )
+}
+
+/// A number among the arguments.
+pub fn option(name: &str, default: u64) -> u64 {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    let value = arguments.nth(1).and_then(|value| value.parse().ok());
+    value.unwrap_or(default)
+}
