@@ -56,7 +56,8 @@ impl AtMostOnceChannels {
     /// The same.
     pub async fn connect(url: &str) -> Result<Self> {
         let servers = Arc::new(Servers::new(Endpoints::parse(url)?));
-        let link = Link::open(servers.clone(), None).await?;
+        let heartbeat = servers.endpoints.heartbeat;
+        let link = Link::open(servers.clone(), None, heartbeat).await?;
         Ok(Self { servers, link })
     }
 

@@ -62,6 +62,10 @@ pub(crate) fn failed(what: &str, error: &RedisError) -> Error {
             ErrorKind::Overloaded,
             "Redis is busy with a script; try again",
         ),
+        _ if is_gone(error) => (
+            ErrorKind::NotFound,
+            format!("cannot {what}: its stream is gone from Redis"),
+        ),
         _ if error.code() == Some("WRONGTYPE") => {
             return Error::new(
                 ErrorKind::Mismatch,

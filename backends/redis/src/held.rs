@@ -178,6 +178,11 @@ impl Held {
         (self.spec.prefetch / (2 * streams)).clamp(1, READ)
     }
 
+    /// Whether no place is left.
+    pub(crate) fn is_full(&self) -> bool {
+        self.room.available_permits() == 0
+    }
+
     /// Waits for a place.
     pub(crate) async fn place(&self) {
         if let Ok(place) = self.room.acquire().await {
@@ -296,7 +301,8 @@ impl Held {
     pub(crate) async fn close(&self) {
         self.stop.cancel();
         self.wake_all().await;
-        self.readers_ended().await;
+        // One that hangs is not to keep the others from giving back.
+        let _ = timeout(2 * MOMENT, self.readers_ended()).await;
         let numbers: Vec<u64> = lock(&self.book).entries.keys().copied().collect();
         let tag = |number| DeliveryTag {
             generation: self.generation,
@@ -491,7 +497,7 @@ impl Held {
                 Settlement::Ack(_) => call.push("ack"),
                 Settlement::Release(_) => {
                     call.push("release");
-                    call.push(i32::from(one.entry.isolated.is_some()));
+                    call.push(one.entry.isolated.as_deref().unwrap_or_default());
                 }
                 Settlement::Retry { message, delay, .. } => {
                     call.push("retry");

@@ -32,12 +32,16 @@ use crate::{
 const TICK: Duration = Duration::from_millis(500);
 /// How often a consumer of an ordered queue looks whether its turn has come.
 const TURN: Duration = Duration::from_millis(100);
+/// How long a stop waits for what a failed read has taken.
+const LAST: Duration = Duration::from_secs(2);
 /// How many retries are moved at once.
 const MOVES: u32 = 200;
 /// How many entries that others left are taken over at once.
 const TAKES: usize = 200;
 
 pub(crate) type Inbox = mpsc::UnboundedSender<Result<Vec<Delivery>>>;
+/// An inbox that does not keep a subscription from ending.
+pub(crate) type WeakInbox = mpsc::WeakUnboundedSender<Result<Vec<Delivery>>>;
 
 pub(crate) struct Lane {
     // Dropped before the inbox: whoever sees its end takes this consumer off, unless it still reads.
@@ -55,8 +59,10 @@ pub(crate) struct Lane {
     next_look: Instant,
     /// Whether there was more to take over than there was room.
     more: bool,
-    /// Whether this consumer is the one of an ordered queue.
+    /// Whether this consumer is the one of an ordered queue, and has all that the one before had.
     holder: bool,
+    /// Until when nobody counts as silent who may just have been as cut off as this.
+    grace: Option<Instant>,
     /// Why retries that are due stay where they are, as it was said last.
     trouble: String,
 }
@@ -83,6 +89,7 @@ impl Lane {
             next_look: Instant::now(),
             more: false,
             holder: false,
+            grace: None,
             trouble: String::new(),
         }
     }
@@ -104,8 +111,17 @@ impl Lane {
             }
         }
         // What a failed read took is not to wait for its lease.
-        if self.owed.is_some() && !self.held.shared.closing.is_cancelled() {
-            let _ = timeout(TICK, self.reconcile()).await;
+        if self.owed.is_some() {
+            let last = async {
+                if self.live.as_ref().is_none_or(Live::is_lost) {
+                    let servers = self.held.shared.servers.clone();
+                    let found = servers.connect(Some(&self.stream.exchange)).await;
+                    self.live = Some(found.map_err(|_| Trouble::Passing)?);
+                }
+                self.reconcile().await
+            };
+            // Otherwise it does.
+            let _ = timeout(LAST, last).await;
         }
         let held = self.held.clone();
         drop(self);
@@ -184,7 +200,16 @@ impl Lane {
         }
         self.live = Some(live);
         if self.born.is_none() {
-            self.born = Some(self.ask_born().await?);
+            match self.ask_born().await {
+                Ok(born) => self.born = Some(born),
+                Err(trouble) => {
+                    // Without it a deletion could not be told from a wipe.
+                    self.live = None;
+                    return Err(trouble);
+                }
+            }
+        } else {
+            self.grace = Some(Instant::now() + self.held.spec.lease / 2);
         }
         Ok(())
     }
@@ -216,9 +241,7 @@ impl Lane {
     async fn run_script(&self, call: &scripts::Call) -> Result<Value, RedisError> {
         match self.ask(call.cmd()).await {
             Err(error) if scripts::is_forgotten(&error) => {
-                if let Some(live) = &self.live {
-                    scripts::load(live).await?;
-                }
+                self.ask(&call.load()).await?;
                 self.ask(call.cmd()).await
             }
             answer => answer,
@@ -245,7 +268,12 @@ impl Lane {
             .arg(room)
             .arg(i32::from(held.spec.ordered))
             .arg(MOVES)
-            .arg(i32::from(self.holder));
+            .arg(i32::from(self.holder))
+            .arg(match self.grace {
+                // Others renew what they hold first, which they could not do either.
+                Some(until) if until > Instant::now() => 2 * held.lease(),
+                _ => held.lease(),
+            });
         self.owed = Some(room);
         let answer = match self.run_script(&call).await {
             Ok(answer) => answer,
@@ -267,7 +295,8 @@ impl Lane {
             held.give_back(room);
             return Err(Trouble::Fatal(error::strange("take over deliveries")));
         };
-        self.holder = held.spec.ordered && may_read;
+        // Not before all that the former one had is here: what is new comes behind it.
+        self.holder = held.spec.ordered && may_read && !more;
         self.more = more;
         let wait = u64::try_from(due).map_or(TICK, |due| TICK.min(Duration::from_millis(due)));
         self.next_look = Instant::now() + wait;
@@ -348,7 +377,11 @@ impl Lane {
     /// Reads what is new, waiting for it until it is time to look.
     async fn read(&mut self, room: usize) -> Result<(), Trouble> {
         let wait = self.next_look.saturating_duration_since(Instant::now());
-        let wait = wait.clamp(Duration::from_millis(1), TICK);
+        let mut wait = wait.clamp(Duration::from_millis(1), TICK);
+        if self.held.is_full() && self.held.streams().len() > 1 {
+            // The last place is not to be waited with while another exchange has something for it.
+            wait = wait.min(TURN / 10);
+        }
         let mut cmd = Cmd::new();
         cmd.arg("XREADGROUP")
             .arg("GROUP")
@@ -509,7 +542,7 @@ impl Lane {
             target: "switchboard", %queue, %exchange,
             "the queue's stream is gone from Redis, with all that it held; it is declared again"
         );
-        match topology::declare_again(&held.shared, &held.spec).await {
+        match topology::declare_again(&held.shared, &held.spec, exchange).await {
             Ok(()) => {
                 self.born = None;
                 self.live = None;

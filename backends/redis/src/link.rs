@@ -108,15 +108,22 @@ impl std::fmt::Debug for Live {
 
 impl Link {
     /// Connects. Later, when the connection is lost, it is made again until [`close`](Self::close).
-    pub(crate) async fn open(servers: Arc<Servers>, exchange: Option<String>) -> Result<Self> {
+    ///
+    /// A connection whose peer does not answer a sign of life within this patience is lost.
+    pub(crate) async fn open(
+        servers: Arc<Servers>,
+        exchange: Option<String>,
+        patience: Duration,
+    ) -> Result<Self> {
         let first = connect(&servers, exchange.as_deref()).await?;
-        Ok(Self::start(servers, exchange, Some(first)))
+        Ok(Self::start(servers, exchange, patience, Some(first)))
     }
 
     /// A connection that is made at once, without waiting for it.
     pub(crate) fn start(
         servers: Arc<Servers>,
         exchange: Option<String>,
+        patience: Duration,
         first: Option<Arc<Live>>,
     ) -> Self {
         let now = first.clone().map_or(Phase::Down(None), Phase::Up);
@@ -125,6 +132,7 @@ impl Link {
         let supervisor = Supervisor {
             servers,
             exchange,
+            patience,
             up,
             closing: closing.clone(),
         };
@@ -219,6 +227,7 @@ fn waits(least: Duration, most: Duration) -> impl Iterator<Item = Duration> {
 struct Supervisor {
     servers: Arc<Servers>,
     exchange: Option<String>,
+    patience: Duration,
     up: watch::Sender<Phase>,
     closing: CancellationToken,
 }
@@ -244,7 +253,7 @@ impl Supervisor {
         loop {
             if let Some(live) = live.take() {
                 let since = Instant::now();
-                watch_over(&live, self.servers.endpoints.heartbeat).await;
+                watch_over(&live, self.servers.endpoints.heartbeat, self.patience).await;
                 self.up.send_replace(Phase::Down(None));
                 tracing::warn!(target: "switchboard", server = live.address, "the connection to Redis was lost");
                 if since.elapsed() > LASTING {
@@ -273,7 +282,7 @@ impl Supervisor {
 }
 
 /// Ends when the connection is lost, or its peer is silent.
-async fn watch_over(live: &Live, heartbeat: Duration) {
+async fn watch_over(live: &Live, heartbeat: Duration, patience: Duration) {
     let mut ping = Cmd::new();
     ping.arg("PING");
     loop {
@@ -281,7 +290,7 @@ async fn watch_over(live: &Live, heartbeat: Duration) {
             () = live.lost() => return,
             () = sleep(heartbeat) => {}
         }
-        match timeout(heartbeat, live.ask(&ping)).await {
+        match timeout(patience, live.ask(&ping)).await {
             Ok(Err(error)) if error::is_lost(&error) => {}
             Ok(_) => continue,
             Err(_) => {

@@ -65,7 +65,10 @@ impl Listening {
                 }
             };
             match (pushed.kind, pushed.data.into_iter().nth(1)) {
-                (PushKind::Disconnection, _) => return None,
+                // A node that gave the channel's slot away stays connected, and says no more.
+                (PushKind::Disconnection | PushKind::Unsubscribe | PushKind::SUnsubscribe, _) => {
+                    return None;
+                }
                 (PushKind::Message | PushKind::SMessage, Some(Value::BulkString(text))) => {
                     return Some(text);
                 }

@@ -36,7 +36,7 @@ const APPENDS: usize = 1_000;
 /// The most bytes of a batch of several messages.
 const BYTES: usize = 1 << 20;
 /// How many batches are on their way at a time.
-const WINDOW: usize = 4;
+pub(crate) const WINDOW: u32 = 4;
 /// From how many messages on a batch is sent while others are on their way.
 const WORTHWHILE: usize = 64;
 /// How many messages are taken in beyond those on their way.
@@ -203,7 +203,7 @@ impl Publisher {
     fn is_worthwhile(&self, on_their_way: usize) -> bool {
         match on_their_way {
             0 => !self.backlog.is_empty(),
-            WINDOW.. => false,
+            some if some >= WINDOW as usize => false,
             _ => self.backlog.len() >= WORTHWHILE,
         }
     }

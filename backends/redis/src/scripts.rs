@@ -91,6 +91,11 @@ impl Call {
             .reserve_space_for_args(std::iter::once(bytes).chain(empty));
     }
 
+    /// What has the server know the script again.
+    pub(crate) fn load(&self) -> Cmd {
+        self.script.load()
+    }
+
     pub(crate) fn cmd(&self) -> &Cmd {
         &self.cmd
     }

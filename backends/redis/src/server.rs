@@ -67,7 +67,9 @@ impl Servers {
             };
             match found {
                 Ok(live) => {
-                    self.at.store(begin + turn, Relaxed);
+                    // A node that was cut off may go on to name itself: another one is asked next time.
+                    let next = usize::from(self.is_cluster());
+                    self.at.store(begin + turn + next, Relaxed);
                     return Ok(live);
                 }
                 Err(error) => refused = Some(error),

@@ -22,7 +22,7 @@ use crate::{
     held::Held,
     keys::{self, ExchangeKeys},
     link::{Link, Phase},
-    publisher::{Publisher, Trouble},
+    publisher::{self, Publisher, Trouble},
     server::Servers,
     url::Endpoints,
 };
@@ -59,16 +59,18 @@ struct Lane {
 #[derive(Debug)]
 struct Links {
     servers: Arc<Servers>,
+    patience: Duration,
     first: Arc<Link>,
     others: Mutex<HashMap<String, Arc<Link>>>,
 }
 
 impl Links {
-    async fn open(servers: &Arc<Servers>) -> Result<Self> {
+    async fn open(servers: &Arc<Servers>, patience: Duration) -> Result<Self> {
         let exchange = servers.is_cluster().then(|| keys::REGISTRY.to_owned());
-        let first = Link::open(servers.clone(), exchange).await?;
+        let first = Link::open(servers.clone(), exchange, patience).await?;
         Ok(Self {
             servers: servers.clone(),
+            patience,
             first: Arc::new(first),
             others: Mutex::default(),
         })
@@ -83,6 +85,7 @@ impl Links {
             Arc::new(Link::start(
                 self.servers.clone(),
                 Some(tag.to_owned()),
+                self.patience,
                 None,
             ))
         });
@@ -100,10 +103,16 @@ impl Shared {
     pub(crate) async fn connect(endpoints: Endpoints) -> Result<Arc<Self>> {
         let servers = Arc::new(Servers::new(endpoints));
         // One after the other: a mistake in the URL is said once.
-        let requests = Links::open(&servers).await?;
+        let heartbeat = servers.endpoints.heartbeat;
+        let requests = Links::open(&servers, heartbeat).await?;
         let live = requests.first.live().await?;
         let found = durability::look(&live, &servers.endpoints).await?;
-        let publishes = Links::open(&servers).await?;
+        // Batches that wait for replicas stand before a sign of life.
+        let waits = match servers.endpoints.wait {
+            0 => Duration::ZERO,
+            _ => servers.endpoints.wait_timeout * publisher::WINDOW,
+        };
+        let publishes = Links::open(&servers, heartbeat + waits).await?;
         let state = watch_state(&publishes.first, &requests.first);
         Ok(Arc::new(Self {
             servers,

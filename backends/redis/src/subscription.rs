@@ -7,9 +7,10 @@ use std::{
 
 use async_trait::async_trait;
 use event_core::{
-    Arrival, Deliveries, Delivery, DeliveryTag, ExchangeName, QueueKind, QueueSpec, Result, Settle,
-    Settled, Settlement, Subscription,
+    Arrival, Deliveries, Delivery, DeliveryTag, ErrorKind, ExchangeName, QueueKind, QueueSpec,
+    Result, Settle, Settled, Settlement, Subscription,
 };
+use futures_util::future::join_all;
 use tokio::{
     runtime::Handle,
     sync::mpsc,
@@ -20,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     ephemeral, error,
     held::{Held, Stream},
-    lane::{self, Inbox, Lane},
+    lane::{self, Inbox, Lane, WeakInbox},
     link::Request,
     scripts,
     shared::Shared,
@@ -47,7 +48,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, spec: &QueueSpec) -> Result<Subsc
     let (inbox, received) = mpsc::unbounded_channel();
     let alive = Alive::new();
     add_lanes(&held, &exchanges, &inbox, &alive.gone);
-    let keeping = keep(held.clone(), inbox, alive.gone.clone());
+    let keeping = keep(held.clone(), inbox.downgrade(), alive.gone.clone());
     tokio::spawn(until(alive.gone.clone(), keeping));
     shared.keep(&held);
     Ok(Subscription {
@@ -107,50 +108,50 @@ fn add_lanes(
 }
 
 /// Renews the leases of what is held, and follows the queue to new exchanges.
-async fn keep(held: Arc<Held>, inbox: Inbox, gone: CancellationToken) {
-    let mut inbox = Some(inbox);
-    let third = (held.spec.lease / 3).max(Duration::from_millis(1));
-    let mut looked = Instant::now();
-    loop {
-        tokio::select! {
-            biased;
-            () = held.stop.cancelled(), if inbox.is_some() => {
-                // Nothing more is read; the leases of what is held go on.
-                inbox = None;
-                held.wake_all().await;
-            }
-            () = sleep(third) => {}
-        }
-        let begun = Instant::now();
-        for stream in held.streams() {
-            if let Err(error) = renew(&held, &stream).await {
-                tracing::warn!(target: "switchboard", queue = %held.spec.name, %error, "leases may end");
+async fn keep(held: Arc<Held>, inbox: WeakInbox, gone: CancellationToken) {
+    let renewing = async {
+        let third = (held.spec.lease / 3).max(Duration::from_millis(1));
+        loop {
+            sleep(third).await;
+            // All at once: one that does not answer is not to cost the others their leases.
+            let renewed = held.streams().into_iter().map(|stream| {
+                let held = held.clone();
+                async move { renew(&held, &stream).await }
+            });
+            for renewed in join_all(renewed).await {
+                if let Err(error) = renewed {
+                    tracing::warn!(target: "switchboard", queue = %held.spec.name, %error, "leases may end");
+                }
             }
         }
-        if let Some(inbox) = &inbox
-            && looked.elapsed() >= LOOK
-        {
-            looked = begun;
-            look_around(&held, inbox, &gone).await;
+    };
+    let looking = async {
+        loop {
+            tokio::select! {
+                biased;
+                () = held.stop.cancelled() => break,
+                () = sleep(LOOK) => {}
+            }
+            look_around(&held, &inbox, &gone).await;
         }
-    }
+        // Nothing more is read; the leases of what is held go on.
+        held.wake_all().await;
+    };
+    tokio::join!(renewing, looking);
 }
 
-async fn look_around(held: &Arc<Held>, inbox: &Inbox, gone: &CancellationToken) {
-    let looked = timeout(
-        held.spec.lease / 3,
-        topology::exchanges(&held.shared, &held.spec.name),
-    );
-    if let Ok(Ok(Some(exchanges))) = looked.await {
-        add_lanes(held, &exchanges, inbox, gone);
+async fn look_around(held: &Arc<Held>, inbox: &WeakInbox, gone: &CancellationToken) {
+    let looked = timeout(LOOK, topology::exchanges(&held.shared, &held.spec.name)).await;
+    if let (Ok(Ok(Some(exchanges))), Some(inbox)) = (looked, inbox.upgrade()) {
+        add_lanes(held, &exchanges, &inbox, gone);
     }
     for stream in held.streams() {
         let keys = [&stream.keys.stream, &stream.keys.robbed].map(String::as_str);
         let idle = u64::try_from(IDLE.as_millis()).unwrap_or(u64::MAX);
         let call = scripts::TIDY.call(keys).arg(idle);
-        if let Ok(Ok(live)) = timeout(held.spec.lease / 3, stream.link.live()).await {
+        if let Ok(Ok(live)) = timeout(LOOK, stream.link.live()).await {
             // There is always another time.
-            let _ = timeout(held.spec.lease / 3, call.send(&live)).await;
+            let _ = timeout(LOOK, call.send(&live)).await;
         }
     }
 }
@@ -163,9 +164,11 @@ async fn renew(held: &Held, stream: &Stream) -> Result<()> {
         .call([stream.keys.stream.as_str(), stream.keys.holder.as_str()])
         .arg(&held.me)
         .arg(held.lease());
-    let deadline = Instant::now() + held.spec.lease;
+    let deadline = Instant::now() + held.spec.lease / 3;
     let ours = match stream.link.request(&what, deadline, &call).await {
         Ok(ours) => lane::ids(ours),
+        // Its reader sees to it; nothing of what was held is there any more.
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         // Nothing is at stake.
         Err(_) if before.is_empty() => return Ok(()),
         Err(error) => return Err(error),

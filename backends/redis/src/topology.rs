@@ -24,11 +24,12 @@ pub(crate) async fn declare(shared: &Shared, topology: &Topology) -> Result<()> 
         let link = shared.link(exchange);
         link.request(&what, deadline, &call).await?;
     }
-    // All of them before any: what does not fit is said before anything has changed.
+    // What does not fit is said before anything has changed.
     for spec in durable(topology) {
-        register(shared, spec).await?;
+        register(shared, spec, Register::Look).await?;
     }
     for spec in durable(topology) {
+        register(shared, spec, Register::Note).await?;
         bind(shared, spec).await?;
     }
     Ok(())
@@ -54,11 +55,19 @@ fn limit(spec: &QueueSpec) -> String {
         .map_or(String::new(), |most| most.to_string())
 }
 
+/// Whether what is noted of a queue is only compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Register {
+    Look,
+    Note,
+}
+
 /// Notes the queue with its arguments and exchanges.
-async fn register(shared: &Shared, spec: &QueueSpec) -> Result<()> {
+async fn register(shared: &Shared, spec: &QueueSpec, how: Register) -> Result<()> {
     let what = format!("declare queue `{}`", spec.name);
     let key = keys::queue(shared.prefix(), &spec.name);
-    let mut call = scripts::REGISTER.call([key.as_str()]).arg(2);
+    let only = i32::from(how == Register::Look);
+    let mut call = scripts::REGISTER.call([key.as_str()]).arg(only).arg(2);
     for (name, value) in [
         ("ordered", spec.ordered.to_string()),
         ("max_length", limit(spec)),
@@ -106,27 +115,43 @@ fn mismatch(queue: &QueueName, argument: &str, have: &str, want: &str) -> Error 
 /// Declares the queue's streams and bindings.
 async fn bind(shared: &Shared, spec: &QueueSpec) -> Result<()> {
     for (exchange, fields) in by_exchange(spec) {
-        let keys = shared.exchange(exchange);
-        let stream = keys.queue(&spec.name).stream;
-        let all = [&keys.version, &keys.bindings, &keys.queues, &stream].map(String::as_str);
-        let mut call = scripts::DECLARE.call(all).arg(token());
-        call.push(spec.name.as_str());
-        call.push(limit(spec));
-        for field in fields {
-            call.push(field);
-        }
-        let what = format!("bind queue `{}` to exchange `{exchange}`", spec.name);
-        let link = shared.link(exchange);
-        link.request(&what, Instant::now() + PATIENCE, &call)
-            .await?;
+        bind_to(shared, spec, exchange, &fields).await?;
     }
     Ok(())
 }
 
-/// Declares one queue again, which somebody wiped.
-pub(crate) async fn declare_again(shared: &Shared, spec: &QueueSpec) -> Result<()> {
-    register(shared, spec).await?;
-    bind(shared, spec).await
+/// Declares the queue's stream for one exchange, with these bindings.
+async fn bind_to(
+    shared: &Shared,
+    spec: &QueueSpec,
+    exchange: &ExchangeName,
+    fields: &[String],
+) -> Result<()> {
+    let keys = shared.exchange(exchange);
+    let stream = keys.queue(&spec.name).stream;
+    let all = [&keys.version, &keys.bindings, &keys.queues, &stream].map(String::as_str);
+    let mut call = scripts::DECLARE.call(all).arg(token());
+    call.push(spec.name.as_str());
+    call.push(limit(spec));
+    for field in fields {
+        call.push(field);
+    }
+    let what = format!("bind queue `{}` to exchange `{exchange}`", spec.name);
+    let link = shared.link(exchange);
+    let answer = link.request(&what, Instant::now() + PATIENCE, &call).await;
+    answer.map(drop)
+}
+
+/// Declares a queue again, whose stream for this exchange is gone. A newer version of its service may have bound it
+/// to an exchange that this one does not know: the stream is what is needed.
+pub(crate) async fn declare_again(
+    shared: &Shared,
+    spec: &QueueSpec,
+    exchange: &ExchangeName,
+) -> Result<()> {
+    register(shared, spec, Register::Note).await?;
+    bind(shared, spec).await?;
+    bind_to(shared, spec, exchange, &[]).await
 }
 
 /// The exchanges that a queue has streams for; nothing when there is no such queue.

@@ -1,7 +1,11 @@
 -- Records that an entry is about to run alone, once for each token, and answers how often it did before; -1 if this
 -- consumer does not hold it.
 -- KEYS: stream, suspects. ARGV: consumer, id, token.
-if #redis.call('XPENDING', KEYS[1], 'consumers', ARGV[2], ARGV[2], 1, ARGV[1]) == 0 then
+local held = redis.pcall('XPENDING', KEYS[1], 'consumers', ARGV[2], ARGV[2], 1, ARGV[1])
+if held.err and string.sub(held.err, 1, 7) ~= 'NOGROUP' then
+  return held
+end
+if held.err or #held == 0 then
   return -1
 end
 -- A script that has written may write on when there is no memory left. Otherwise no suspect could run then, and nothing

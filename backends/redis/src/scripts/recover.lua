@@ -1,6 +1,7 @@
 -- Puts retries that are due into the stream, and takes over what was given back or whose holder is silent.
 -- KEYS: stream, delayed, waiting, suspects, robbed, holder.
--- ARGV: consumer, lease in ms, most to take, 1 if the queue is ordered, most retries to move, 1 if it was the holder.
+-- ARGV: consumer, lease in ms, most to take, 1 if the queue is ordered, most retries to move, 1 if it is the holder and
+--       has everything of the one before, for how long a consumer is silent that is taken from, in ms.
 -- Answers: whether this consumer may read, ms until the next retry is due (-1 without one), whether there is more to
 --          take, the entries taken, ids of entries whose data is gone, and why retries that are due were not moved.
 local me, lease, room, ordered = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
@@ -35,18 +36,17 @@ if trouble == '' then
   end
 end
 
-local silent = lease
+local silent = tonumber(ARGV[7])
 if ordered then
   local holder = redis.call('GET', KEYS[6])
   if holder and holder ~= me then
     return {0, due, 0, {}, {}, trouble}
   end
-  if holder then
-    redis.call('PEXPIRE', KEYS[6], lease)
-  else
+  -- Without memory the first is possible, and after a write the second.
+  if redis.call('PEXPIRE', KEYS[6], lease) == 0 then
     redis.call('SET', KEYS[6], me, 'PX', lease)
   end
-  if ARGV[6] ~= '1' then
+  if not holder or ARGV[6] ~= '1' then
     -- Who held the queue before is silent, with all that it had.
     silent = 0
   end
@@ -57,6 +57,7 @@ local function take(id, deliveries)
   local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
   if not entry then
     -- Claiming it takes it off the list of what is held.
+    redis.call('HDEL', KEYS[4], id)
     lost[#lost + 1] = id
     return
   end

@@ -2,7 +2,7 @@
 -- KEYS: stream, delayed, waiting, dead, suspects. ARGV: consumer, 1 to wake another consumer, then for each entry its
 -- id and
 --   'ack'
---   'release', 1 if it ran alone
+--   'release', the token of its run alone ('' if it had none)
 --   'retry', delay in ms, the id of the wait, the number of fields and values, and those
 --   'dead', the number of fields and values, and those
 -- Answers 1 for each that was settled and 0 for each that this consumer does not hold, or what went wrong.
@@ -17,8 +17,12 @@ local function copy(target, first)
 end
 while at <= #ARGV do
   local id, what = ARGV[at], ARGV[at + 1]
-  local held = redis.call('XPENDING', KEYS[1], 'consumers', id, id, 1, me)
-  local mine = #held == 1
+  local held = redis.pcall('XPENDING', KEYS[1], 'consumers', id, id, 1, me)
+  if held.err and string.sub(held.err, 1, 7) ~= 'NOGROUP' then
+    return held
+  end
+  -- A stream that is gone holds nothing for anybody.
+  local mine = not held.err and #held == 1
   local answer = mine and 1 or 0
   local remove = mine
   if what == 'ack' then
@@ -29,10 +33,10 @@ while at <= #ARGV do
       released = true
       -- Zero is the first moment there was: whoever looks for the silent finds it as well.
       redis.call('XCLAIM', KEYS[1], 'consumers', '~', 0, id, 'JUSTID')
-      local alone = redis.call('HGET', KEYS[5], id)
-      if alone and ARGV[at + 2] == '1' then
-        local count = tonumber(string.match(alone, '^%d+'))
-        redis.call('HSET', KEYS[5], id, math.max(0, count - 1) .. ' ')
+      -- A run that was recorded, and did not end badly.
+      local count, run = string.match(redis.call('HGET', KEYS[5], id) or '', '^(%d+) (.+)$')
+      if run and run == ARGV[at + 2] then
+        redis.call('HSET', KEYS[5], id, (count - 1) .. ' ')
       end
     end
     at = at + 3
@@ -74,8 +78,8 @@ if released and ARGV[2] == '1' then
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], 'consumers')) do
     local name = consumer[2]
     if name ~= me and name ~= '~' then
-      -- It comes to one of those who wait, and has it look.
-      redis.call('XADD', KEYS[1], '*', 'switchboard-wake', '1')
+      -- It comes to one of those who wait, and has it look. Without memory they do by themselves, a moment later.
+      redis.pcall('XADD', KEYS[1], '*', 'switchboard-wake', '1')
       break
     end
   end

@@ -4,7 +4,9 @@ local version = redis.call('GET', KEYS[1])
 local function renew()
   -- The first part tells this table from one that was made anew after a wipe.
   local born = version and string.match(version, '^[^.]*') or ARGV[1]
-  redis.call('SET', KEYS[1], born .. '.' .. ARGV[1])
+  -- A request may be repeated, a version may not.
+  local time = redis.call('TIME')
+  redis.call('SET', KEYS[1], born .. '.' .. ARGV[1] .. '.' .. time[1] .. '.' .. time[2])
 end
 local gone = 0
 if ARGV[2] == '' then
