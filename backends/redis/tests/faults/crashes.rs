@@ -7,6 +7,9 @@ use event_core::{Queue, Reason, RetryPolicy};
 
 use crate::stage::{Stage, done, on_redis, publish};
 
+/// A lease for tests in which many are waited for.
+const SHORT: Duration = Duration::from_secs(1);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_21_a_message_that_fails_has_exactly_its_attempts() -> CaseResult {
     on_redis("fault_21", async |at| {
@@ -66,7 +69,10 @@ async fn fault_21_a_message_that_kills_has_its_attempts_alone() -> CaseResult {
         let desk = at.direct.desk().holding();
         let queue = || {
             let policy = RetryPolicy::default().attempts(3);
-            at.direct.queue("billing_order", &desk).retry(policy)
+            at.direct
+                .queue("billing_order", &desk)
+                .retry(policy)
+                .lease(SHORT)
         };
         at.direct
             .declare(&[&at.direct.spec("billing_order", &["order.*.submit"])?])
@@ -97,6 +103,7 @@ async fn fault_29_ten_in_flight_and_one_that_kills_each_time() -> CaseResult {
             at.direct
                 .queue("billing_order", &desk)
                 .retry(policy)
+                .lease(SHORT)
                 .prefetch(10)
         };
         at.direct

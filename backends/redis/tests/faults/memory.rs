@@ -27,7 +27,8 @@ async fn through(name: &str, count: u64) -> CaseResult {
     const BATCH: u64 = 1_000;
     on_own_redis(name, nothing, async |at, _| {
         let admin = at.admin().await?;
-        let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
+        let mut spec = at.direct.spec("billing_order", &["order.*.submit"])?;
+        spec.prefetch = usize::try_from(BATCH)?;
         at.direct.declare(&[&spec]).await?;
         let mut consumer = at.direct.consume(at.direct.bus(), &spec).await?;
         let mut before = 0;
@@ -40,7 +41,7 @@ async fn through(name: &str, count: u64) -> CaseResult {
             most = most.max(admin.info("memory", "used_memory").await?);
             let mut left = usize::try_from(BATCH)?;
             while left > 0 {
-                let some = consumer.take(left.min(100)).await?;
+                let some = consumer.take(left.min(500)).await?;
                 let acks = some
                     .iter()
                     .map(|delivery| event_core::Settlement::Ack(delivery.tag()));
