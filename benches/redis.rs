@@ -431,11 +431,11 @@ impl Bindings {
         let exchange = ExchangeName::new(format!("bench-{count}"))?;
         let queues = ["own", "other"].map(|name| format!("bench_redis_{count}_{name}"));
         let mut own = QueueSpec::new(queues[0].parse()?);
-        own.bindings.push(Binding::new(&*exchange, "bench.*.raw")?);
+        own.bindings.push(Binding::new(&exchange, "bench.*.raw")?);
         let mut other = QueueSpec::new(queues[1].parse()?);
         for at in 0..count {
             let pattern = format!("other.{at}.*");
-            other.bindings.push(Binding::new(&*exchange, &pattern)?);
+            other.bindings.push(Binding::new(&exchange, &pattern)?);
         }
         let topology = Topology {
             exchanges: vec![exchange.clone()],
