@@ -183,7 +183,12 @@ async fn fault_03_a_connection_cut_after_any_number_of_bytes() -> CaseResult {
         let after = connected
             .info("stats", "total_connections_received")
             .await?;
-        ensure!(after > before + 20, "{before} connections became {after}");
+        // In one round of four the cut is within the answer, and the publisher connects again.
+        let cuts = u64::from(rounds) / 4;
+        ensure!(
+            after >= before + cuts,
+            "{before} connections became {after}"
+        );
         let balance = ledger.balance(&[]);
         ensure!(balance.confirmed > 0, "nothing was confirmed: {balance}");
 
