@@ -1,8 +1,8 @@
 //! Publishing to one exchange: one task has its binding table, and what is on its way.
 //!
 //! Messages go in batches, a few of them at a time on one connection, so the server works while the next is written.
-//! When something goes wrong with one, the table being out of date among it, all that follow come back as well, and
-//! everything is sent again in its order.
+//! When something goes wrong with one, the table being out of date among it, those that follow come back as well, and
+//! everything is sent again in its order. Only a cluster that is moving keys may take a later one and not an earlier.
 
 use std::{
     collections::VecDeque,
@@ -462,6 +462,12 @@ fn refuse(message: &Message, most: usize) -> Option<Error> {
             "the payload has {size} bytes, and this Redis takes {most} (`proto-max-bulk-len` there, `max_message` in \
              the URL); send a reference to it instead"
         )
+    } else if let Some((name, _)) = message
+        .headers()
+        .iter()
+        .find(|(_, value)| value.as_bytes().len() > most)
+    {
+        format!("the header `{name}` has more bytes than the {most} that this Redis takes at once")
     } else if message.headers().len() > wire::MOST_HEADERS {
         format!(
             "the message has {} headers; at most {} are possible",

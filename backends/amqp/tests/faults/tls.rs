@@ -1,66 +1,31 @@
 //! Connections with TLS: whom both sides trust.
 
-use std::{error::Error as _, fs, net::TcpListener, path::PathBuf, sync::Arc};
+use std::{error::Error as _, net::TcpListener, sync::Arc};
 
 use async_trait::async_trait;
 use event_amqp::AmqpTransport;
 use event_conformance::{
-    Broker, CaseResult, Context, Failure, Fixture, Setup, ensure, ensure_eq, orders::order,
+    Authority, Broker, CaseResult, Context, Failure, Fixture, Setup, ensure, ensure_eq,
+    orders::order,
 };
 use event_core::{Error, ErrorKind, Transport};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::stage::{ctl, on_own_rabbitmq};
 
-/// An authority of the test's own, with what it signs as files in one folder.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    folder: PathBuf,
-}
-
-impl Authority {
-    fn new(folder: PathBuf) -> CaseResult<Self> {
-        let mut params = CertificateParams::new([])?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        fs::write(folder.join("ca.pem"), params.self_signed(&key)?.pem())?;
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            folder,
-        })
-    }
-
-    /// Writes `name.pem` and `name.key`.
-    fn sign(&self, name: &str, host: &str) -> CaseResult {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new([host.to_owned()])?;
-        // Not that of the authority, or the server takes it for one that signed itself.
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        fs::write(self.file(&format!("{name}.pem")), certificate.pem())?;
-        fs::write(self.file(&format!("{name}.key")), key.serialize_pem())?;
-        Ok(())
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
-    }
-
-    /// Has a broker listen with its certificate on a port more, and answers which.
-    async fn listen(&self, broker: &Broker, verify: &str) -> CaseResult<u16> {
-        // A port that was free a moment ago.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let file = |name| format!("{:?}", self.file(name));
-        let listen = format!(
-            "rabbit_networking:start_ssl_listener({{\"127.0.0.1\", {port}}}, [{{cacertfile, {}}}, {{certfile, {}}}, \
-             {{keyfile, {}}}, {verify}], 1).",
-            file("ca.pem"),
-            file("server.pem"),
-            file("server.key")
-        );
-        ctl(broker, &["eval", &listen]).await?;
-        Ok(port)
-    }
+/// Has a broker listen with its certificate on a port more, and answers which.
+async fn listen(authority: &Authority, broker: &Broker, verify: &str) -> CaseResult<u16> {
+    // A port that was free a moment ago.
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let file = |name| format!("{:?}", authority.file(name));
+    let listen = format!(
+        "rabbit_networking:start_ssl_listener({{\"127.0.0.1\", {port}}}, [{{cacertfile, {}}}, {{certfile, {}}}, \
+         {{keyfile, {}}}, {verify}], 1).",
+        file("ca.pem"),
+        file("server.pem"),
+        file("server.key")
+    );
+    ctl(broker, &["eval", &listen]).await?;
+    Ok(port)
 }
 
 struct Secured(String);
@@ -109,9 +74,9 @@ async fn tls_needs_an_authority_that_both_sides_trust() -> CaseResult {
         let authority = Authority::new(broker.folder())?;
         authority.sign("server", "localhost")?;
         authority.sign("client", "billing")?;
-        let open = authority.listen(broker, "{verify, verify_none}").await?;
+        let open = listen(&authority, broker, "{verify, verify_none}").await?;
         let demanding = "{verify, verify_peer}, {fail_if_no_peer_cert, true}";
-        let demanding = authority.listen(broker, demanding).await?;
+        let demanding = listen(&authority, broker, demanding).await?;
         let ca = format!("?cacertfile={}", authority.file("ca.pem"));
         let client = format!(
             "{ca}&certfile={}&keyfile={}",

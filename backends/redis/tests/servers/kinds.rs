@@ -1,14 +1,14 @@
 //! Sentinel, TLS, a socket, replicas: an order is carried by each.
 
-use std::{cell::Cell, error::Error as _, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{cell::Cell, error::Error as _, fs, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use event_conformance::{
-    Balance, CaseResult, Context, Failure, Fixture, Ledger, Setup, ensure, ensure_eq, orders::order,
+    Authority, Balance, CaseResult, Context, Failure, Fixture, Ledger, Setup, ensure, ensure_eq,
+    orders::order,
 };
 use event_core::{Error, ErrorKind, Transport};
 use event_redis::RedisTransport;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use crate::server::{Server, free_port};
 
@@ -223,41 +223,6 @@ async fn a_master_that_is_demoted_is_left() -> CaseResult {
     Ok(())
 }
 
-/// An authority of the test's own, with what it signs as files in one folder.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    folder: PathBuf,
-}
-
-impl Authority {
-    fn new(folder: PathBuf) -> CaseResult<Self> {
-        let mut params = CertificateParams::new([])?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate()?;
-        fs::write(folder.join("ca.pem"), params.self_signed(&key)?.pem())?;
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            folder,
-        })
-    }
-
-    /// Writes `name.pem` and `name.key`.
-    fn sign(&self, name: &str, host: &str) -> CaseResult {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new([host.to_owned()])?;
-        // Not that of the authority, or the server takes it for one that signed itself.
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        fs::write(self.file(&format!("{name}.pem")), certificate.pem())?;
-        fs::write(self.file(&format!("{name}.key")), key.serialize_pem())?;
-        Ok(())
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
-    }
-}
-
 /// What a connection fails with that must not be made; with all its causes.
 async fn refused(url: &str) -> CaseResult<(Error, String)> {
     let Err(error) = RedisTransport::connect(url).await else {
@@ -277,7 +242,7 @@ async fn refused(url: &str) -> CaseResult<(Error, String)> {
 async fn tls_needs_an_authority_that_both_sides_trust() -> CaseResult {
     let folder = std::env::temp_dir().join(format!("event-redis-tls-{}", std::process::id()));
     fs::create_dir_all(&folder)?;
-    let authority = Authority::new(folder.clone())?;
+    let authority = Authority::new(&folder)?;
     authority.sign("server", "localhost")?;
     authority.sign("client", "billing")?;
     let tls = |clients: &'static str| -> CaseResult<(Server, u16)> {
