@@ -9,6 +9,7 @@
 //!
 //! `scripts/soak` runs them longer.
 
+mod clocks;
 mod connection;
 mod consumers;
 mod copies;

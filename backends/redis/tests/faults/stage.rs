@@ -143,6 +143,19 @@ impl Stage {
         })
     }
 
+    /// What another process of a test needs to have the same names.
+    pub(crate) fn to_text(&self) -> String {
+        format!("{} {}", self.url, self.prefix)
+    }
+
+    /// What that process has.
+    pub(crate) async fn from_text(text: &str) -> CaseResult<Context> {
+        let (url, prefix) = text.split_once(' ').unwrap_or((text, ""));
+        let url = url.to_owned();
+        let setup = Setup::new(move |_| Line(url.clone())).with_lease(LEASE);
+        Context::open(&setup, prefix).await
+    }
+
     /// What a queue or an exchange is called on the server.
     pub(crate) fn name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
