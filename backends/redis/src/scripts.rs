@@ -15,9 +15,9 @@ pub(crate) struct Script {
 }
 
 macro_rules! scripts {
-    ($($name:ident = $file:literal;)*) => {
+    ($($name:ident = $($file:literal)+;)*) => {
         $(pub(crate) static $name: Script = Script {
-            source: include_str!(concat!("scripts/", $file, ".lua")),
+            source: concat!($(include_str!(concat!("scripts/", $file, ".lua"))),+),
             digest: LazyLock::new(|| redis::Script::new($name.source).get_hash().to_owned()),
         };)*
 
@@ -28,19 +28,19 @@ macro_rules! scripts {
 
 scripts! {
     ACKNOWLEDGE = "acknowledge";
-    DECLARE = "declare";
-    DELETE = "delete";
+    DECLARE = "common/table" "declare";
+    DELETE = "common/table" "delete";
     ISOLATE = "isolate";
     LEAVE = "leave";
-    PUBLISH = "publish";
+    PUBLISH = "common/table" "publish";
     RECOVER = "recover";
     REGISTER = "register";
     RENEW = "renew";
     REPLAY = "replay";
     SETTLE = "settle";
-    TABLE = "table";
+    TABLE = "common/table" "table";
     TIDY = "tidy";
-    UNBIND = "unbind";
+    UNBIND = "common/table" "unbind";
     UNREGISTER = "unregister";
 }
 

@@ -1,13 +1,5 @@
 -- Declares a queue's stream and bindings on one exchange. Only adds.
 -- KEYS: version, bindings, queues, stream. ARGV: a fresh token, queue, limit, then fields of bindings.
-local version = redis.call('GET', KEYS[1])
-local function renew()
-  -- The first part tells this table from one that was made anew after a wipe.
-  local born = version and string.match(version, '^[^.]*') or ARGV[1]
-  -- A request may be repeated, a version may not.
-  local time = redis.call('TIME')
-  redis.call('SET', KEYS[1], born .. '.' .. ARGV[1] .. '.' .. time[1] .. '.' .. time[2])
-end
 local changed = not version
 -- What is there already is not written again: without memory a service has to be able to start, and to consume.
 local function has_group()
@@ -38,12 +30,7 @@ if string.sub(ARGV[2], 1, 1) == '~' then
     if string.sub(queue, 1, 1) == '~' and queue ~= ARGV[2] then
       local heard = redis.pcall('PUBSUB', 'SHARDNUMSUB', base .. queue)
       if not heard.err and heard[2] == 0 then
-        for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
-          if string.sub(field, 1, #queue + 1) == queue .. ' ' then
-            redis.call('HDEL', KEYS[2], field)
-          end
-        end
-        redis.call('HDEL', KEYS[3], queue)
+        forget(queue)
         changed = true
       end
     end

@@ -3,7 +3,6 @@
 -- ARGV: token; for each target its queue and its limit ('' without one); then for each message the number of its
 --       targets, which they are, the number of its fields and values, and those.
 -- Answers for each message how many targets took it, or '<why> <target>'.
-local version = redis.call('GET', KEYS[1])
 if version ~= ARGV[1] then
   if not version then
     return {'GONE'}
@@ -38,13 +37,7 @@ local function tell(target, first, last)
     return true
   end
   -- The subscriber is gone, and left its bindings behind.
-  local queue = ARGV[2 * target]
-  for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
-    if string.sub(field, 1, #queue + 1) == queue .. ' ' then
-      redis.call('HDEL', KEYS[2], field)
-    end
-  end
-  redis.call('HDEL', KEYS[3], queue)
+  forget(ARGV[2 * target])
   swept = true
   return false
 end

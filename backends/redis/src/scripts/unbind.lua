@@ -1,13 +1,5 @@
 -- Removes bindings, these or all of a queue but these.
 -- KEYS: version, bindings. ARGV: a fresh token, '' or the queue whose other bindings are meant, then fields.
-local version = redis.call('GET', KEYS[1])
-local function renew()
-  -- The first part tells this table from one that was made anew after a wipe.
-  local born = version and string.match(version, '^[^.]*') or ARGV[1]
-  -- A request may be repeated, a version may not.
-  local time = redis.call('TIME')
-  redis.call('SET', KEYS[1], born .. '.' .. ARGV[1] .. '.' .. time[1] .. '.' .. time[2])
-end
 local gone = 0
 if ARGV[2] == '' then
   for i = 3, #ARGV do
