@@ -141,6 +141,45 @@ pub enum ConnectionState {
     Closed,
 }
 
+impl ConnectionState {
+    /// One state for two connections of a backend, of each of which it knows how to tell the state: connected when
+    /// both are, and closed when one of them is, or nobody changes it any more.
+    pub fn of_both<T: Send + Sync + 'static>(
+        mut one: watch::Receiver<T>,
+        mut other: watch::Receiver<T>,
+        state: fn(&T) -> Self,
+    ) -> watch::Receiver<Self> {
+        let now = move |one: &watch::Receiver<T>, other: &watch::Receiver<T>| match (
+            state(&one.borrow()),
+            state(&other.borrow()),
+        ) {
+            (Self::Closed, _) | (_, Self::Closed) => Self::Closed,
+            (Self::Connected, Self::Connected) => Self::Connected,
+            _ => Self::Reconnecting,
+        };
+        let (both, watched) = watch::channel(now(&one, &other));
+        tokio::spawn(async move {
+            loop {
+                let changed = tokio::select! {
+                    changed = one.changed() => changed,
+                    changed = other.changed() => changed,
+                    () = both.closed() => return,
+                };
+                // The other side is gone: nothing more changes.
+                let next = match changed {
+                    Ok(()) => now(&one, &other),
+                    Err(_) => Self::Closed,
+                };
+                both.send_if_modified(|state| std::mem::replace(state, next) != next);
+                if next == Self::Closed {
+                    return;
+                }
+            }
+        });
+        watched
+    }
+}
+
 /// A queue being consumed. Dropping it with something unsettled is a crash, as far as the broker sees: what
 /// it holds comes back after the lease. It is dropped when both `deliveries` and `settle` are.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use std::{
 
 use async_rs::TokioRuntime;
 use backon::{BackoffBuilder, ExponentialBuilder};
-use event_core::{ErrorKind, Result};
+use event_core::{ConnectionState, ErrorKind, Result};
 use futures_util::StreamExt;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, Event, uri::AMQPUri};
 use tokio::{
@@ -45,6 +45,16 @@ pub(crate) enum Phase {
     Down,
     Up(Arc<Live>),
     Closed,
+}
+
+impl Phase {
+    pub(crate) fn state(&self) -> ConnectionState {
+        match self {
+            Self::Up(_) => ConnectionState::Connected,
+            Self::Down => ConnectionState::Reconnecting,
+            Self::Closed => ConnectionState::Closed,
+        }
+    }
 }
 
 /// One connection, for as long as it lasts.

@@ -64,7 +64,7 @@ impl Shared {
         let closing = CancellationToken::new();
         let publisher = Publisher::new(publish.clone(), orders);
         let publisher = tokio::spawn(publisher.run(closing.clone()));
-        let state = watch_state(&publish, &consume);
+        let state = ConnectionState::of_both(publish.phase(), consume.phase(), Phase::state);
         Ok(Arc::new(Self {
             endpoints,
             declared,
@@ -207,37 +207,4 @@ impl Shared {
             ))
         }
     }
-}
-
-/// One state for both connections.
-fn watch_state(publish: &Link, consume: &Link) -> watch::Receiver<ConnectionState> {
-    let (mut publish, mut consume) = (publish.phase(), consume.phase());
-    let now = |publish: &watch::Receiver<Phase>, consume: &watch::Receiver<Phase>| match (
-        &*publish.borrow(),
-        &*consume.borrow(),
-    ) {
-        (Phase::Closed, _) | (_, Phase::Closed) => ConnectionState::Closed,
-        (Phase::Up(_), Phase::Up(_)) => ConnectionState::Connected,
-        _ => ConnectionState::Reconnecting,
-    };
-    let (state, watched) = watch::channel(now(&publish, &consume));
-    tokio::spawn(async move {
-        loop {
-            let changed = tokio::select! {
-                changed = publish.changed() => changed,
-                changed = consume.changed() => changed,
-                () = state.closed() => return,
-            };
-            // The other side is gone: nothing more changes.
-            let next = match changed {
-                Ok(()) => now(&publish, &consume),
-                Err(_) => ConnectionState::Closed,
-            };
-            state.send_if_modified(|state| std::mem::replace(state, next) != next);
-            if next == ConnectionState::Closed {
-                return;
-            }
-        }
-    });
-    watched
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use event_core::{Error, Result};
+use event_core::{ConnectionState, Error, Result};
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::watch,
@@ -36,6 +36,16 @@ pub(crate) enum Phase {
     Down(Option<Error>),
     Up(Arc<Live>),
     Closed,
+}
+
+impl Phase {
+    pub(crate) fn state(&self) -> ConnectionState {
+        match self {
+            Self::Up(_) => ConnectionState::Connected,
+            Self::Down(_) => ConnectionState::Reconnecting,
+            Self::Closed => ConnectionState::Closed,
+        }
+    }
 }
 
 /// One connection, for as long as it lasts.

@@ -113,7 +113,11 @@ impl Shared {
             _ => servers.endpoints.wait_timeout * publisher::WINDOW,
         };
         let publishes = Links::open(&servers, heartbeat + waits).await?;
-        let state = watch_state(&publishes.first, &requests.first);
+        let state = ConnectionState::of_both(
+            publishes.first.phase(),
+            requests.first.phase(),
+            Phase::state,
+        );
         Ok(Arc::new(Self {
             servers,
             closing: CancellationToken::new(),
@@ -286,37 +290,4 @@ pub(crate) fn token() -> String {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One state for both connections.
-fn watch_state(publish: &Link, requests: &Link) -> watch::Receiver<ConnectionState> {
-    let (mut publish, mut requests) = (publish.phase(), requests.phase());
-    let now = |publish: &watch::Receiver<Phase>, requests: &watch::Receiver<Phase>| match (
-        &*publish.borrow(),
-        &*requests.borrow(),
-    ) {
-        (Phase::Closed, _) | (_, Phase::Closed) => ConnectionState::Closed,
-        (Phase::Up(_), Phase::Up(_)) => ConnectionState::Connected,
-        _ => ConnectionState::Reconnecting,
-    };
-    let (state, watched) = watch::channel(now(&publish, &requests));
-    tokio::spawn(async move {
-        loop {
-            let changed = tokio::select! {
-                changed = publish.changed() => changed,
-                changed = requests.changed() => changed,
-                () = state.closed() => return,
-            };
-            // The other side is gone: nothing more changes.
-            let next = match changed {
-                Ok(()) => now(&publish, &requests),
-                Err(_) => ConnectionState::Closed,
-            };
-            state.send_if_modified(|state| std::mem::replace(state, next) != next);
-            if next == ConnectionState::Closed {
-                return;
-            }
-        }
-    });
-    watched
 }
