@@ -46,11 +46,7 @@ impl Proxied {
     }
 
     async fn proxy(&self) -> Result<&Proxy> {
-        let started = self.proxy.get_or_try_init(|| async {
-            let (_, rest) = self.url.split_once("://").unwrap_or(("", &self.url));
-            let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-            Proxy::start(authority.rsplit('@').next().unwrap_or(authority)).await
-        });
+        let started = self.proxy.get_or_try_init(|| Proxy::before(&self.url));
         started.await.map_err(|error| {
             Error::new(ErrorKind::Connection, "cannot start a proxy").with_source(error)
         })

@@ -86,6 +86,16 @@ impl Proxy {
         })
     }
 
+    /// The same for the host and port of a broker's URL.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub async fn before(broker_url: &str) -> io::Result<Self> {
+        let (_, rest) = broker_url.split_once("://").unwrap_or(("", broker_url));
+        let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+        Self::start(authority.rsplit('@').next().unwrap_or(authority)).await
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -4,7 +4,7 @@ use std::{env, time::Duration};
 
 use event_conformance::{CaseResult, WrongClock};
 
-use crate::stage::{Stage, on_rabbitmq};
+use crate::stage::{RABBITMQ, on_rabbitmq};
 
 /// Tells a process of this test what it is to consume.
 const STAGE: &str = "SWITCHBOARD_TEST_STAGE";
@@ -18,7 +18,7 @@ async fn a_process_whose_clock_is_wrong() -> CaseResult {
     let Ok(stage) = env::var(STAGE) else {
         return Ok(());
     };
-    WrongClock::fails(&Stage::from_text(&stage).await?, WAIT).await
+    WrongClock::fails(&RABBITMQ.from_text(&stage).await?, WAIT).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,15 +6,13 @@ use std::{
 };
 
 use event_conformance::{
-    Act, Broker, CaseResult, Failure, Ledger, ensure, ensure_eq, orders::order,
+    Act, Broker, CaseResult, Failure, Ledger, Stage, done, ensure, ensure_eq, faults, length,
+    orders::order, publish,
 };
 use event_core::{ConnectionState, ErrorKind, RetryPolicy, Settled, Settlement};
-use tokio::{
-    runtime::Handle,
-    time::{interval, timeout},
-};
+use tokio::{runtime::Handle, time::interval};
 
-use crate::stage::{Stage, ctl, done, length, on_own_rabbitmq, on_rabbitmq, publish};
+use crate::stage::{Admin, ctl, on_own_rabbitmq, on_rabbitmq};
 
 /// How long past its deadline a publish may end, on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
@@ -101,7 +99,7 @@ async fn fault_03_a_connection_cut_between_publish_and_confirm() -> CaseResult {
     on_rabbitmq("fault_03", "", async |at| {
         let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
         at.direct.declare(&[&spec]).await?;
-        let (queue, admin) = (at.name("billing_order"), at.admin().await?);
+        let (queue, admin) = (at.name("billing_order"), Admin::of(at).await?);
         // So that the connection that publishes is there.
         publish(at.cx.bus(), 1..=1).await?;
 
@@ -183,40 +181,8 @@ async fn fault_03_a_connection_cut_after_any_number_of_bytes() -> CaseResult {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_04_a_line_that_is_silent_is_noticed() -> CaseResult {
-    const HEARTBEAT: Duration = Duration::from_secs(2);
     on_rabbitmq("fault_04", "?heartbeat=2", async |at| {
-        let desk = at.cx.desk();
-        let consuming = at.cx.process().await?;
-        let queue = at.cx.queue("billing_order", &desk);
-        let _running = at.cx.start(&consuming, queue).await?;
-        publish(at.cx.bus(), 1..=1).await?;
-        desk.finishes(1).await?;
-
-        at.proxy.silence(true);
-        let begin = Instant::now();
-        for (of, bus) in [("publishes", at.cx.bus()), ("consumes", &consuming)] {
-            let mut state = bus.state();
-            let lost = state.wait_for(|state| *state == ConnectionState::Reconnecting);
-            let lost = timeout(HEARTBEAT * 2 + SLACK, lost).await;
-            ensure!(lost.is_ok(), "the process that {of} has not noticed it");
-        }
-        let noticed = begin.elapsed();
-        ensure!(
-            noticed < HEARTBEAT * 2 + SLACK,
-            "it was noticed after {noticed:?}"
-        );
-
-        publish(at.direct.bus(), 2..=2).await?;
-        at.proxy.silence(false);
-        desk.until("the order of the time of silence", |seen| {
-            done(seen).len() == 2
-        })
-        .await?;
-        at.is_up(at.cx.bus()).await?;
-        publish(at.cx.bus(), 3..=3).await?;
-        desk.until("an order of later", |seen| done(seen).len() == 3)
-            .await
-            .map(drop)
+        faults::a_silent_line_is_noticed(at, Duration::from_secs(2)).await
     })
     .await
 }

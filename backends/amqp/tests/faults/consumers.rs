@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use event_conformance::{Act, Balance, CaseResult, Failure, ensure, ensure_eq, orders::order};
+use event_conformance::{
+    Act, Balance, CaseResult, Failure, done, ensure, ensure_eq, faults, orders::order, publish,
+};
 use event_core::{Capability, ErrorKind, QueueKind, Settled};
 use lapin::{
     BasicProperties,
@@ -11,7 +13,7 @@ use lapin::{
 };
 use tokio::time::interval;
 
-use crate::stage::{ctl, done, on_own_rabbitmq, on_own_rabbitmq_with, on_rabbitmq, publish};
+use crate::stage::{Admin, ctl, on_own_rabbitmq, on_own_rabbitmq_with, on_rabbitmq};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_02_a_consumer_is_killed_with_fifty_deliveries() -> CaseResult {
@@ -53,7 +55,10 @@ async fn fault_08_a_queue_is_deleted_under_its_consumer() -> CaseResult {
             .await?;
         publish(at.cx.bus(), 1..=1).await?;
         desk.finishes(1).await?;
-        at.admin().await?.delete(&at.name("billing_order")).await?;
+        Admin::of(at)
+            .await?
+            .delete(&at.name("billing_order"))
+            .await?;
 
         // It is declared anew, or the service ends and says so.
         let anew = async {
@@ -169,7 +174,7 @@ async fn fault_29_a_count_of_returns_that_a_publisher_made_up_makes_no_suspect()
         let mut consumer = at.direct.consumer("billing_order").await?;
         let mut headers = FieldTable::default();
         headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(7));
-        let channel = at.admin().await?.channel().await?;
+        let channel = Admin::of(at).await?.channel().await?;
         let properties = BasicProperties::default().with_headers(headers);
         let queue = at.name("billing_order");
         let options = BasicPublishOptions::default();
@@ -210,35 +215,8 @@ async fn fault_23_strict_order_is_refused() -> CaseResult {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_24_services_stop_under_load_and_use_no_attempt() -> CaseResult {
-    const ORDERS: u64 = 600;
     on_rabbitmq("fault_24", "", async |at| {
-        let desk = at.cx.desk().doing(|_| Act::Take(Duration::from_millis(5)));
-        let queue = || at.cx.queue("billing_order", &desk).concurrency(10);
-        let (one, other) = (at.cx.process().await?, at.cx.process().await?);
-        let first = at.cx.start(&one, queue()).await?;
-        let publishing = publish(at.cx.bus(), 1..=ORDERS);
-        let stopping = async {
-            desk.finishes(50).await?;
-            first.shutdown().await?;
-            let second = at.cx.start(&other, queue()).await?;
-            let handled = desk.seen().len();
-            desk.finishes(handled + 50).await?;
-            second.shutdown().await?;
-            let third = at.cx.start(&one, queue()).await?;
-            desk.until("all of them", |seen| done(seen).len() == 600)
-                .await?;
-            Ok::<_, Failure>(third)
-        };
-        let (ledger, third) = tokio::try_join!(publishing, stopping)?;
-        let seen = desk.seen();
-        let balance: Balance = ledger.balance(&seen);
-        ensure_eq!((balance.lost, balance.duplicated), (0, 0), "{balance}");
-        ensure!(
-            seen.iter().all(|seen| seen.meta.attempt == 1),
-            "an attempt was used up"
-        );
-        third.shutdown().await?;
-        at.direct.nothing_is_left("billing_order").await
+        faults::services_stop_under_load(at).await.map(drop)
     })
     .await
 }
@@ -247,7 +225,7 @@ async fn fault_24_services_stop_under_load_and_use_no_attempt() -> CaseResult {
 async fn fault_24_a_queue_of_another_type_is_left_in_good_order() -> CaseResult {
     on_rabbitmq("fault_24_classic", "", async |at| {
         let queue = at.name("billing_order");
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         let channel = admin.channel().await?;
         let options = QueueDeclareOptions {
             durable: true,

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use event_conformance::{CaseResult, Consumer, Failure, ensure, ensure_eq};
+use event_conformance::{CaseResult, Consumer, Failure, Stage, ensure, ensure_eq, publish};
 use event_core::{Delivery, Settled, Settlement};
 use lapin::{
     options::QueueDeclareOptions,
     types::{AMQPValue, FieldTable},
 };
 
-use crate::stage::{Stage, on_rabbitmq, publish};
+use crate::stage::{Admin, on_rabbitmq};
 
 /// A kind of copy, and the queue that it goes to.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ async fn confirm_is_lost(name: &str, copy: Copy) -> CaseResult {
         at.proxy.silence_replies(true);
         let settling = consumer.settle_all(vec![copy.of(&delivery)]);
         let cutting = async {
-            let admin = at.admin().await?;
+            let admin = Admin::of(at).await?;
             let stored = || async { Ok(admin.ready(&copy.target(at)).await? == 1) };
             let stored = at.cx.until("the copy to be stored", stored).await;
             at.proxy.cut();
@@ -107,7 +107,7 @@ async fn fault_22_the_broker_refuses_a_dead_letters_copy() -> CaseResult {
     on_rabbitmq("fault_22_refused", "", async |at| {
         let (consumer, delivery) = holds_one(at).await?;
         let target = Copy::DeadLetter.target(at);
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         admin.delete(&target).await?;
         // One that takes nothing, in its place.
         let mut arguments = FieldTable::default();
@@ -160,7 +160,7 @@ async fn fault_30_the_queue_for_dead_letters_is_missing() -> CaseResult {
 async fn target_is_missing(name: &str, copy: Copy) -> CaseResult {
     on_rabbitmq(name, "", async |at| {
         let (mut consumer, delivery) = holds_one(at).await?;
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         admin.delete(&copy.target(at)).await?;
         let mut settled = consumer.settle_all(vec![copy.of(&delivery)]).await;
         match (settled.pop(), copy) {

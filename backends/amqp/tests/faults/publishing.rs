@@ -7,13 +7,13 @@ use std::{
 };
 
 use event_conformance::{
-    CaseResult, Failure, ensure, ensure_eq,
+    CaseResult, Failure, ensure, ensure_eq, faults, length,
     orders::{order, raw},
 };
 use event_core::{Bus, ErrorKind, QueueSpec};
 use futures_util::future::join_all;
 
-use crate::stage::{ctl, length, on_own_rabbitmq, on_rabbitmq};
+use crate::stage::{Admin, ctl, on_own_rabbitmq, on_rabbitmq};
 
 const THREADS: u64 = 4;
 const EACH: u64 = 10_000;
@@ -84,7 +84,7 @@ async fn fault_05_every_seventh_of_four_threads_is_refused() -> CaseResult {
         let open = at.direct.spec("logistic_order", &["order.v1.submit"])?;
         at.direct.declare(&[&full, &open]).await?;
         fill(at.cx.bus(), "order.v1.bill").await?;
-        let (admin, name) = (at.admin().await?, at.name("billing_order"));
+        let (admin, name) = (Admin::of(at).await?, at.name("billing_order"));
         let held = admin.ready(&name).await?;
         for round in 0..length(1) {
             let begin = Instant::now();
@@ -142,24 +142,7 @@ async fn fault_05_every_seventh_of_four_threads_is_unroutable() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_06_an_unroutable_message_fails_alone() -> CaseResult {
     on_rabbitmq("fault_06", "", async |at| {
-        let mut consumer = at.cx.consumer("billing_order").await?;
-        let keys = ["order.v1.submit", "order.v1.nobody", "order.v2.submit"];
-        let events: Vec<_> = keys
-            .iter()
-            .map(|key| raw("order", key, "{}"))
-            .collect::<event_core::Result<_>>()?;
-        let results = at.cx.bus().publish_all(&events).mandatory().await;
-        let kinds: Vec<_> = results
-            .iter()
-            .map(|result| result.as_ref().err().map(|error| error.kind()))
-            .collect();
-        ensure_eq!(kinds, [None, Some(ErrorKind::Unroutable), None], "errors");
-        if let Err(error) = &results[1] {
-            let text = error.to_string();
-            ensure!(text.contains("order.v1.nobody"), "no key is named: {text}");
-        }
-        ensure_eq!(consumer.rest().await?.len(), 2, "deliveries");
-        Ok(())
+        faults::an_unroutable_message_fails_alone(at).await
     })
     .await
 }
@@ -236,7 +219,10 @@ async fn fault_25_properties_over_a_frame_fail_alone() -> CaseResult {
         let large = Some(ErrorKind::TooLarge);
         ensure_eq!(kinds, [None, large, large, large, None], "errors");
         // Nothing was sent twice, so no connection was lost over it.
-        let ready = at.admin().await?.ready(&at.name("billing_order")).await?;
+        let ready = Admin::of(at)
+            .await?
+            .ready(&at.name("billing_order"))
+            .await?;
         ensure_eq!(ready, 2, "messages");
         Ok(())
     })
@@ -271,7 +257,7 @@ async fn fault_34_a_full_queue_is_an_error_of_its_publisher() -> CaseResult {
             "nothing is named: {refused}"
         );
         // The other queue has one copy for each publish, the refused one included, and no more.
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         let stored = admin.ready(&at.name("logistic_order")).await?;
         ensure_eq!(stored, tried, "orders in the other queue");
 

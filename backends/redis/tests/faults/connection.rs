@@ -6,15 +6,13 @@ use std::{
 };
 
 use event_conformance::{
-    Act, Broker, CaseResult, Failure, Ledger, ensure, ensure_eq, orders::order,
+    Act, Broker, CaseResult, Failure, Ledger, done, ensure, ensure_eq, faults, length,
+    orders::order, publish,
 };
-use event_core::{ConnectionState, ErrorKind};
-use tokio::{
-    runtime::Handle,
-    time::{interval, timeout},
-};
+use event_core::ErrorKind;
+use tokio::{runtime::Handle, time::interval};
 
-use crate::stage::{Admin, done, length, nothing, on_own_redis, on_redis, publish};
+use crate::stage::{Admin, key, nothing, on_own_redis, on_redis};
 
 /// How long past its deadline a publish may end, on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
@@ -72,7 +70,7 @@ async fn kills(name: &str, kills: u32) -> CaseResult {
                         async move { Ok(more) }
                     })
                 };
-                to_disk(at.admin().await?).await?;
+                to_disk(Admin::of(at).await?).await?;
                 some(confirmed()).await?;
                 broker.kill().await?;
                 broker.restart().await?;
@@ -83,7 +81,7 @@ async fn kills(name: &str, kills: u32) -> CaseResult {
             tokio::try_join!(publishing, killing)?;
         }
         // Not by the balance, which is long by now, after each of them.
-        let (admin, stream) = (at.admin().await?, at.key("stream", "billing_order"));
+        let (admin, stream) = (Admin::of(at).await?, key(at, "stream", "billing_order"));
         let empty = || async { Ok(admin.ask::<u64>(&format!("XLEN {stream}")).await? == 0) };
         cx.until("everything to be handled", empty).await?;
         let balance = ledger.balance(&desk.seen());
@@ -103,7 +101,7 @@ async fn fault_03_a_connection_cut_between_publish_and_confirm() -> CaseResult {
     on_redis("fault_03", async |at| {
         let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
         at.direct.declare(&[&spec]).await?;
-        let (stream, admin) = (at.key("stream", "billing_order"), at.admin().await?);
+        let (stream, admin) = (key(at, "stream", "billing_order"), Admin::of(at).await?);
         // So that the connection that publishes is there.
         publish(at.cx.bus(), 1..=1).await?;
 
@@ -165,7 +163,7 @@ async fn fault_03_a_connection_cut_after_any_number_of_bytes() -> CaseResult {
         let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
         at.direct.declare(&[&spec]).await?;
         let ledger = Ledger::new();
-        let connected = at.admin().await?;
+        let connected = Admin::of(at).await?;
         let before = connected
             .info("stats", "total_connections_received")
             .await?;
@@ -205,40 +203,8 @@ async fn fault_03_a_connection_cut_after_any_number_of_bytes() -> CaseResult {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_04_a_line_that_is_silent_is_noticed() -> CaseResult {
-    const HEARTBEAT: Duration = Duration::from_secs(1);
     on_redis("fault_04", async |at| {
-        let desk = at.cx.desk();
-        let consuming = at.cx.process().await?;
-        let queue = at.cx.queue("billing_order", &desk);
-        let _running = at.cx.start(&consuming, queue).await?;
-        publish(at.cx.bus(), 1..=1).await?;
-        desk.finishes(1).await?;
-
-        at.proxy.silence(true);
-        let begin = Instant::now();
-        for (of, bus) in [("publishes", at.cx.bus()), ("consumes", &consuming)] {
-            let mut state = bus.state();
-            let lost = state.wait_for(|state| *state == ConnectionState::Reconnecting);
-            let lost = timeout(HEARTBEAT * 2 + SLACK, lost).await;
-            ensure!(lost.is_ok(), "the process that {of} has not noticed it");
-        }
-        let noticed = begin.elapsed();
-        ensure!(
-            noticed < HEARTBEAT * 2 + SLACK,
-            "it was noticed after {noticed:?}"
-        );
-
-        publish(at.direct.bus(), 2..=2).await?;
-        at.proxy.silence(false);
-        desk.until("the order of the time of silence", |seen| {
-            done(seen).len() == 2
-        })
-        .await?;
-        at.is_up(at.cx.bus()).await?;
-        publish(at.cx.bus(), 3..=3).await?;
-        desk.until("an order of later", |seen| done(seen).len() == 3)
-            .await
-            .map(drop)
+        faults::a_silent_line_is_noticed(at, Duration::from_secs(1)).await
     })
     .await
 }
@@ -254,7 +220,7 @@ async fn fault_04_what_a_dead_line_reads_late_is_not_stuck() -> CaseResult {
         desk.sees(1).await?;
         publish(at.direct.bus(), 2..=3).await?;
         // A read that was on its way when the process gave up its line, and that the server does later.
-        let (admin, stream) = (at.admin().await?, at.key("stream", "billing_order"));
+        let (admin, stream) = (Admin::of(at).await?, key(at, "stream", "billing_order"));
         let held: Vec<(String, String, u64, u64)> = admin
             .ask(&format!("XPENDING {stream} consumers - + 10"))
             .await?;
@@ -323,35 +289,7 @@ async fn fault_12_a_reader_is_cut_in_the_middle_of_a_read() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_20_a_process_ends_right_after_it_published() -> CaseResult {
     on_redis("fault_20", async |at| {
-        let desk = at.direct.desk();
-        let queue = at.direct.queue("billing_order", &desk);
-        let _running = at.direct.start(at.direct.bus(), queue).await?;
-        let ledger = Ledger::new();
-        for round in 0..u64::from(length(10_u32)) {
-            // With all its tasks, wherever they are.
-            let process = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(1)
-                .enable_all()
-                .build()?;
-            let (cx, book) = (at.direct.clone(), ledger.clone());
-            process.spawn(async move {
-                let bus = cx.process().await?;
-                for id in 0.. {
-                    book.publish(&bus, order(round * 1_000_000 + id)).await?;
-                }
-                Ok::<_, Failure>(())
-            });
-            let before = ledger.balance(&[]).confirmed;
-            let book = ledger.clone();
-            let some = move || {
-                let more = book.balance(&[]).confirmed >= before + 50;
-                async move { Ok(more) }
-            };
-            at.direct.until("some publishes", some).await?;
-            process.shutdown_background();
-        }
-        let all = |seen: &[_]| ledger.balance(seen).lost == 0;
-        desk.until("all that was confirmed", all).await.map(drop)
+        faults::a_process_ends_while_it_publishes(at, u64::from(length(10_u32))).await
     })
     .await
 }
@@ -367,7 +305,7 @@ async fn fault_27_twenty_kills_of_connections_leave_nothing_behind() -> CaseResu
             .await?;
         let ledger = Ledger::new();
         let metrics = Handle::current().metrics();
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         let count = async || -> CaseResult<[u64; 3]> {
             Ok([
                 u64::try_from(metrics.num_alive_tasks())?,

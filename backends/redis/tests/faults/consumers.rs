@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use event_conformance::{
-    Act, CaseResult, Consumer, Failure, ensure, ensure_eq,
+    Act, CaseResult, Consumer, Failure, Seen, Stage, done, ensure, ensure_eq, faults,
     orders::{OrderBilled, order},
-    topology,
+    publish, topology,
 };
 use event_core::{Delivery, ErrorKind, Removal, Settled, Settlement};
 
-use crate::stage::{LEASE, Stage, done, on_redis, publish};
+use crate::stage::{Admin, LEASE, holds, key, on_redis};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_02_a_consumer_is_killed_with_fifty_deliveries() -> CaseResult {
     on_redis("fault_02", async |at| {
-        let (killed, held) = at.holds(50).await?;
+        let (killed, held) = holds(at, 50).await?;
         for delivery in held {
             ensure_eq!(delivery.redeliveries(), 0, "redeliveries at first");
         }
@@ -43,7 +43,7 @@ async fn fault_08_a_stream_is_deleted_under_its_consumer() -> CaseResult {
         let service = at.direct.process().await?;
         let queue = at.direct.queue("billing_order", &desk);
         let mut running = at.direct.start(&service, queue).await?;
-        let (admin, stream) = (at.admin().await?, at.key("stream", "billing_order"));
+        let (admin, stream) = (Admin::of(at).await?, key(at, "stream", "billing_order"));
         for round in 1..=5 {
             publish(at.direct.bus(), round..=round).await?;
             desk.until("the order of a round", move |seen| {
@@ -100,8 +100,7 @@ async fn fault_08_a_queue_is_removed_under_its_consumer() -> CaseResult {
             let named = error.to_string().contains(&at.name(&name));
             ensure!(named, "no queue is named: {error}");
             // And nothing of it came back.
-            let left: Vec<String> = at
-                .admin()
+            let left: Vec<String> = Admin::of(at)
                 .await?
                 .ask(&format!("KEYS *{}", at.name(&name)))
                 .await?;
@@ -119,7 +118,7 @@ async fn fault_08_a_queue_is_removed_under_its_consumer() -> CaseResult {
 async fn fault_08_a_queue_is_removed_while_its_consumers_declare_it() -> CaseResult {
     on_redis("fault_08_both", async |at| {
         let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
-        let (topology, admin) = (topology(&[&spec]), at.admin().await?);
+        let (topology, admin) = (topology(&[&spec]), Admin::of(at).await?);
         let (one, other) = (at.direct.process().await?, at.direct.process().await?);
         for _ in 0..50 {
             let removal = Removal::Queue(spec.name.clone());
@@ -134,7 +133,7 @@ async fn fault_08_a_queue_is_removed_while_its_consumers_declare_it() -> CaseRes
             ensure_eq!(receipt.queues, Some(1), "queues");
             let consumer = at.direct.consume(&one, &spec).await?;
             consumer.crash().await;
-            let stream = at.key("stream", "billing_order");
+            let stream = key(at, "stream", "billing_order");
             ensure_eq!(
                 admin.ask::<u64>(&format!("EXISTS {stream}")).await?,
                 1,
@@ -148,7 +147,7 @@ async fn fault_08_a_queue_is_removed_while_its_consumers_declare_it() -> CaseRes
 
 /// A consumer whose line is silent until its orders are in the hands of another.
 async fn paused(at: &Stage, count: u64) -> CaseResult<[(Consumer, Vec<Delivery>); 2]> {
-    let (stale, held) = at.holds(count).await?;
+    let (stale, held) = holds(at, count).await?;
     at.proxy.silence(true);
     let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
     let mut holder = at.direct.consume(at.direct.bus(), &spec).await?;
@@ -174,7 +173,7 @@ async fn fault_10_an_acknowledgement_after_the_lease_is_lost() -> CaseResult {
         for settled in stale.settle_all(stale_tags.collect()).await {
             ensure_eq!(settled?, Settled::Lost, "an acknowledgement too late");
         }
-        let (admin, stream) = (at.admin().await?, at.key("stream", "billing_order"));
+        let (admin, stream) = (Admin::of(at).await?, key(at, "stream", "billing_order"));
         let left: u64 = admin.ask(&format!("XLEN {stream}")).await?;
         ensure_eq!(left, 3, "orders that nobody acknowledged");
         // Among them one that it acknowledges together with one that it lost.
@@ -218,39 +217,13 @@ async fn fault_13_a_handler_takes_five_leases_with_a_full_buffer() -> CaseResult
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_24_services_stop_under_load_and_use_no_attempt() -> CaseResult {
-    const ORDERS: u64 = 600;
     on_redis("fault_24", async |at| {
-        let desk = at.cx.desk().doing(|_| Act::Take(Duration::from_millis(5)));
-        let queue = || at.cx.queue("billing_order", &desk).concurrency(10);
-        let (one, other) = (at.cx.process().await?, at.cx.process().await?);
-        let first = at.cx.start(&one, queue()).await?;
-        let publishing = publish(at.cx.bus(), 1..=ORDERS);
-        let stopping = async {
-            desk.finishes(50).await?;
-            first.shutdown().await?;
-            let second = at.cx.start(&other, queue()).await?;
-            let handled = desk.seen().len();
-            desk.finishes(handled + 50).await?;
-            second.shutdown().await?;
-            let third = at.cx.start(&one, queue()).await?;
-            desk.until("all of them", |seen| done(seen).len() == 600)
-                .await?;
-            Ok::<_, Failure>(third)
-        };
-        let begin = Instant::now();
-        let (ledger, third) = tokio::try_join!(publishing, stopping)?;
+        let (took, seen) = faults::services_stop_under_load(at).await?;
         // What was given back did not wait for its lease.
-        let took = begin.elapsed();
         ensure!(took < 5 * LEASE, "it took {took:?}");
-        let seen = desk.seen();
-        let balance = ledger.balance(&seen);
-        ensure_eq!((balance.lost, balance.duplicated), (0, 0), "{balance}");
-        let unused = seen
-            .iter()
-            .all(|seen| seen.meta.attempt == 1 && seen.delivery.redeliveries() == 0);
-        ensure!(unused, "an attempt was used up");
-        third.shutdown().await?;
-        at.direct.nothing_is_left("billing_order").await
+        let again = |seen: &Seen| seen.delivery.redeliveries() > 0;
+        ensure!(!seen.iter().any(again), "an attempt was used up");
+        Ok(())
     })
     .await
 }
@@ -259,7 +232,7 @@ async fn fault_24_services_stop_under_load_and_use_no_attempt() -> CaseResult {
 async fn fault_35_a_holder_whose_lease_went_elsewhere_changes_nothing() -> CaseResult {
     on_redis("fault_35", async |at| {
         let [(mut stale, held), (mut holder, taken)] = paused(at, 8).await?;
-        let (admin, stream) = (at.admin().await?, at.key("stream", "billing_order"));
+        let (admin, stream) = (Admin::of(at).await?, key(at, "stream", "billing_order"));
         let pending = async || -> CaseResult<Vec<(String, String)>> {
             let all: Vec<(String, String, u64, u64)> = admin
                 .ask(&format!("XPENDING {stream} consumers - + 100"))
@@ -297,10 +270,10 @@ async fn fault_35_a_holder_whose_lease_went_elsewhere_changes_nothing() -> CaseR
         let left: [u64; 3] = [
             admin.ask(&format!("XLEN {stream}")).await?,
             admin
-                .ask(&format!("ZCARD {}", at.key("delayed", "billing_order")))
+                .ask(&format!("ZCARD {}", key(at, "delayed", "billing_order")))
                 .await?,
             admin
-                .ask(&format!("XLEN {}", at.key("dead", "billing_order")))
+                .ask(&format!("XLEN {}", key(at, "dead", "billing_order")))
                 .await?,
         ];
         ensure_eq!(left, [8, 0, 0], "orders, retries and dead letters");

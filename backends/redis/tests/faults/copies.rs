@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use event_conformance::{Act, CaseResult, Failure, ensure, ensure_eq};
+use event_conformance::{Act, CaseResult, Failure, Stage, done, ensure, ensure_eq, publish};
 use event_core::{Delivery, ErrorKind, Reason, RetryPolicy, Settled, Settlement};
 
-use crate::stage::{Stage, done, on_redis, publish};
+use crate::stage::{Admin, holds, key, on_redis};
 
 /// A kind of copy, and the keys that it goes to.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +28,8 @@ impl Copy {
     /// How many there are.
     fn count(self, at: &Stage) -> String {
         match self {
-            Self::Retry => format!("ZCARD {}", at.key("delayed", "billing_order")),
-            Self::DeadLetter => format!("XLEN {}", at.key("dead", "billing_order")),
+            Self::Retry => format!("ZCARD {}", key(at, "delayed", "billing_order")),
+            Self::DeadLetter => format!("XLEN {}", key(at, "dead", "billing_order")),
         }
     }
 
@@ -58,8 +58,8 @@ async fn fault_22_the_answer_to_a_dead_letters_copy_is_lost() -> CaseResult {
 
 async fn answer_is_lost(name: &str, copy: Copy) -> CaseResult {
     on_redis(name, async |at| {
-        let (mut consumer, held) = at.holds(1).await?;
-        let admin = at.admin().await?;
+        let (mut consumer, held) = holds(at, 1).await?;
+        let admin = Admin::of(at).await?;
         at.proxy.silence_replies(true);
         let settling = consumer.settle_all(vec![copy.of(&held[0])]);
         let cutting = async {
@@ -103,10 +103,10 @@ async fn fault_30_the_key_for_dead_letters_is_something_else() -> CaseResult {
 
 async fn target_is_unusable(name: &str, copy: Copy) -> CaseResult {
     on_redis(name, async |at| {
-        let (mut consumer, held) = at.holds(3).await?;
-        let admin = at.admin().await?;
+        let (mut consumer, held) = holds(at, 3).await?;
+        let admin = Admin::of(at).await?;
         for kind in copy.kinds() {
-            let key = at.key(kind, "billing_order");
+            let key = key(at, kind, "billing_order");
             admin.tell(&format!("SET {key} another's")).await?;
             let settlements = [
                 Settlement::Ack(held[0].tag()),
@@ -159,8 +159,8 @@ async fn fault_22_a_service_tries_a_copy_again_until_it_is_stored() -> CaseResul
         });
         let queue = at.direct.queue("billing_order", &desk);
         let queue = queue.retry(RetryPolicy::never());
-        let dead = at.key("dead", "billing_order");
-        let admin = at.admin().await?;
+        let dead = key(at, "dead", "billing_order");
+        let admin = Admin::of(at).await?;
         admin.tell(&format!("SET {dead} another's")).await?;
         let _running = at.direct.start(at.direct.bus(), queue).await?;
         publish(at.direct.bus(), 1..=10).await?;
@@ -176,7 +176,7 @@ async fn fault_22_a_service_tries_a_copy_again_until_it_is_stored() -> CaseResul
         let letters = at.direct.dead_letters("billing_order", 1).await?;
         ensure_eq!(letters.len(), 1, "dead letters");
         ensure_eq!(letters[0].reason(), Some(Reason::Exhausted), "reason");
-        let stream = format!("XLEN {}", at.key("stream", "billing_order"));
+        let stream = format!("XLEN {}", key(at, "stream", "billing_order"));
         let empty = || async { Ok(admin.ask::<u64>(&stream).await? == 0) };
         at.direct.until("nothing to be left", empty).await
     })

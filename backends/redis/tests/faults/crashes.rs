@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use event_conformance::{Act, CaseResult, Desk, Failure, Seen, ensure, ensure_eq, orders::order};
-use event_core::{Queue, Reason, RetryPolicy};
+use event_conformance::{
+    Act, CaseResult, done, ensure, ensure_eq, faults, faults::until_dead, orders::order, publish,
+};
+use event_core::{Reason, RetryPolicy};
 
-use crate::stage::{Stage, done, on_redis, publish};
+use crate::stage::on_redis;
 
 /// A lease for tests in which many are waited for.
 const SHORT: Duration = Duration::from_secs(1);
@@ -13,54 +15,9 @@ const SHORT: Duration = Duration::from_secs(1);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_21_a_message_that_fails_has_exactly_its_attempts() -> CaseResult {
     on_redis("fault_21", async |at| {
-        let desk = at.cx.desk().doing(|seen| match seen.number() {
-            3 => Act::fail("the bank is closed"),
-            _ => Act::DONE,
-        });
-        let policy = RetryPolicy::fixed(Duration::from_millis(100)).attempts(3);
-        let queue = at.cx.queue("billing_order", &desk).retry(policy);
-        let _running = at.cx.start(at.cx.bus(), queue).await?;
-        publish(at.direct.bus(), 1..=10).await?;
-        let letters = at.direct.dead_letters("billing_order", 1).await?;
-        ensure_eq!(letters.len(), 1, "dead letters");
-        ensure_eq!(letters[0].reason(), Some(Reason::Exhausted), "reason");
-        ensure_eq!(letters[0].attempts(), 3, "attempts");
-        // Nine others, and three attempts.
-        desk.finishes(12).await?;
-        let seen = desk.sees_no_more_than(12).await?;
-        ensure_eq!(done(&seen), (1..=10).collect::<Vec<_>>(), "orders");
-        Ok(())
+        faults::a_failing_message_has_its_attempts(at).await
     })
     .await
-}
-
-/// Lets processes end, each as soon as it runs the killer, until it is a dead letter. Answers how many ended.
-async fn until_dead(
-    at: &Stage,
-    desk: &Desk,
-    killer: u64,
-    queue: impl Fn() -> Queue,
-) -> CaseResult<usize> {
-    for crashes in 0..20 {
-        let runs = |seen: &[Seen]| seen.iter().filter(|seen| seen.number() == killer).count();
-        let before = runs(&desk.seen());
-        let process = at.direct.process().await?;
-        let running = at.direct.start(&process, queue()).await?;
-        let kills = desk.until("the killer", move |seen| runs(seen) > before);
-        let dead = at.direct.dead_letters("billing_order", 1);
-        tokio::select! {
-            kills = kills => drop(kills?),
-            dead = dead => {
-                dead?;
-                running.shutdown().await?;
-                return Ok(crashes);
-            }
-        }
-        drop((running, process));
-    }
-    Err(Failure::new(
-        "20 processes ended and there is no dead letter",
-    ))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,10 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use event_conformance::{CaseResult, ensure, ensure_eq};
+use event_conformance::{CaseResult, ensure, ensure_eq, publish};
 use event_core::{Settled, Settlement};
 
-use crate::stage::{on_redis, publish};
+use crate::stage::{Admin, key, on_redis};
 
 const ORDERS: u64 = 500;
 const WAIT: Duration = Duration::from_millis(1_500);
@@ -71,8 +71,8 @@ async fn fault_16_two_move_what_is_due_and_one_is_killed() -> CaseResult {
         drop(process);
         // All others once, and what it held again.
         let mut again = HashMap::new();
-        let stream = format!("XLEN {}", at.key("stream", "billing_order"));
-        let admin = at.admin().await?;
+        let stream = format!("XLEN {}", key(at, "stream", "billing_order"));
+        let admin = Admin::of(at).await?;
         while due
             .keys()
             .any(|id| !fresh.contains_key(id) && !again.contains_key(id))

@@ -26,7 +26,7 @@ async fn used(admin: &Admin) -> CaseResult<u64> {
 async fn through(name: &str, count: u64) -> CaseResult {
     const BATCH: u64 = 1_000;
     on_own_redis(name, nothing, async |at, _| {
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         let mut spec = at.direct.spec("billing_order", &["order.*.submit"])?;
         spec.prefetch = usize::try_from(BATCH)?;
         at.direct.declare(&[&spec]).await?;

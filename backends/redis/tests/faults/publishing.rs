@@ -1,43 +1,22 @@
 //! Publishes that are refused, and those that meet a change of the topology.
 
-use std::{
-    cell::Cell,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use event_conformance::{
-    CaseResult, Failure, Ledger, ensure, ensure_eq,
+    CaseResult, Failure, Ledger, ensure, ensure_eq, faults,
     orders::{order, raw},
-    topology,
 };
 use event_core::{ConnectionState, ErrorKind};
 
-use crate::stage::{Admin, length, nothing, on_own_redis, on_redis};
+use crate::stage::{Admin, key, nothing, on_own_redis, on_redis};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_06_an_unroutable_message_fails_alone() -> CaseResult {
     on_redis("fault_06", async |at| {
-        let mut consumer = at.cx.consumer("billing_order").await?;
-        let keys = ["order.v1.submit", "order.v1.nobody", "order.v2.submit"];
-        let events: Vec<_> = keys
-            .iter()
-            .map(|key| raw("order", key, "{}"))
-            .collect::<event_core::Result<_>>()?;
-        let results = at.cx.bus().publish_all(&events).mandatory().await;
-        let kinds: Vec<_> = results
-            .iter()
-            .map(|result| result.as_ref().err().map(|error| error.kind()))
-            .collect();
-        ensure_eq!(kinds, [None, Some(ErrorKind::Unroutable), None], "errors");
-        if let Err(error) = &results[1] {
-            let text = error.to_string();
-            ensure!(text.contains("order.v1.nobody"), "no key is named: {text}");
-        }
-        ensure_eq!(consumer.rest().await?.len(), 2, "deliveries");
-        Ok(())
+        faults::an_unroutable_message_fails_alone(at).await
     })
     .await
 }
@@ -81,7 +60,7 @@ async fn fault_15_a_binding_is_added_while_four_tasks_publish() -> CaseResult {
             })
             .collect();
         // While they are at it, which the other queue shows.
-        let (admin, stream) = (at.admin().await?, at.key("stream", "logistic_order"));
+        let (admin, stream) = (Admin::of(at).await?, key(at, "stream", "logistic_order"));
         let some = || async { Ok(admin.ask::<u64>(&format!("XLEN {stream}")).await? > 100) };
         at.direct.until("some publishes", some).await?;
         at.direct.declare(&[&spec]).await?;
@@ -147,43 +126,7 @@ async fn fault_25_a_payload_over_the_limit_fails_alone() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_31_two_processes_declare_one_queue_while_a_third_publishes() -> CaseResult {
     on_redis("fault_31", async |at| {
-        let (one, other) = (at.direct.process().await?, at.direct.process().await?);
-        let third = at.direct.process().await?;
-        for round in 0..length(5) {
-            let name = format!("billing_{round}");
-            let spec = at.direct.spec(&name, &["order.*.submit"])?;
-            let topology = topology(&[&spec]);
-            let declared = Cell::new(false);
-            let over = Cell::new(0);
-            let declaring = async |bus: &event_core::Bus| {
-                bus.topology().declare(&topology).await?;
-                declared.set(true);
-                over.set(over.get() + 1);
-                Ok::<_, Failure>(())
-            };
-            let ledger = Ledger::new();
-            let publishing = async {
-                let mut id = 0;
-                while over.get() < 2 || id < 50 {
-                    id += 1;
-                    // What is published before is nobody's business.
-                    match declared.get() {
-                        true => ledger.publish(&third, order(id)).await.map(drop)?,
-                        false => order(id).publish(&third).await.map(drop)?,
-                    }
-                }
-                Ok(())
-            };
-            tokio::try_join!(declaring(&one), declaring(&other), publishing)?;
-            ensure!(ledger.balance(&[]).confirmed > 0, "nothing came after");
-            let desk = at.direct.desk();
-            let queue = at.direct.queue(&name, &desk);
-            let running = at.direct.start(&one, queue).await?;
-            let all = |seen: &[_]| ledger.balance(seen).lost == 0;
-            desk.until("all that was published after", all).await?;
-            running.shutdown().await?;
-        }
-        Ok(())
+        faults::two_processes_declare_one_queue(at, |_| false).await
     })
     .await
 }
@@ -231,9 +174,9 @@ async fn two_hundred_queues_on_one_exchange_each_get_theirs() -> CaseResult {
             }
             ensure_eq!((own, all), (EACH, ALL), "deliveries of queue {nth}");
         }
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         for nth in 0..QUEUES {
-            let stream = at.key("stream", &format!("billing_{nth}"));
+            let stream = key(at, "stream", &format!("billing_{nth}"));
             let left: u64 = admin.ask(&format!("XLEN {stream}")).await?;
             ensure_eq!(left, 0, "left in queue {nth}");
         }

@@ -7,15 +7,15 @@ use std::{
 };
 
 use event_conformance::{
-    CaseResult, Failure, Ledger, ensure, ensure_eq,
+    CaseResult, Failure, Ledger, Stage, done, ensure, ensure_eq, length,
     orders::{order, raw},
-    topology,
+    publish, topology,
 };
 use event_core::{ErrorKind, IntoOutgoing, RetryPolicy};
 use redis::{Client, RedisError};
 use tokio::time::interval;
 
-use crate::stage::{LEASE, Stage, done, length, nothing, on_own_redis, publish};
+use crate::stage::{Admin, LEASE, key, nothing, on_own_redis};
 
 /// Publishes mandatory orders one after the other while something happens, and enters them. Answers the kinds of
 /// errors.
@@ -61,7 +61,7 @@ async fn under_load<T>(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_14_everything_is_wiped_under_publishers_and_consumers() -> CaseResult {
     on_own_redis("fault_14_wiped", nothing, async |at, _| {
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         let desk = at.direct.desk();
         let queue = at.direct.queue("billing_order", &desk);
         let service = at.direct.process().await?;
@@ -109,7 +109,7 @@ async fn fault_14_a_publisher_hears_that_everything_was_wiped() -> CaseResult {
         let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
         at.direct.declare(&[&spec]).await?;
         publish(at.direct.bus(), 1..=1).await?;
-        at.admin().await?.tell("FLUSHALL").await?;
+        Admin::of(at).await?.tell("FLUSHALL").await?;
         // Not mandatory: nobody would hear of it otherwise.
         let Err(error) = order(2).publish(at.direct.bus()).await else {
             return Err(Failure::new("a publish went nowhere, and was confirmed"));
@@ -126,7 +126,7 @@ async fn fault_14_a_publisher_hears_that_everything_was_wiped() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_14_scripts_are_forgotten_under_load() -> CaseResult {
     on_own_redis("fault_14_scripts", nothing, async |at, _| {
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         let desk = at.direct.desk();
         let queue = at.direct.queue("billing_order", &desk);
         let _running = at.direct.start(at.direct.bus(), queue).await?;
@@ -155,7 +155,7 @@ async fn fault_14_scripts_are_forgotten_under_load() -> CaseResult {
 async fn fault_14_a_group_is_destroyed_under_load() -> CaseResult {
     const PREFETCH: usize = 10;
     on_own_redis("fault_14_group", nothing, async |at, _| {
-        let (admin, stream) = (at.admin().await?, at.key("stream", "billing_order"));
+        let (admin, stream) = (Admin::of(at).await?, key(at, "stream", "billing_order"));
         let desk = at.direct.desk();
         let queue = at.direct.queue("billing_order", &desk).prefetch(PREFETCH);
         let _running = at.direct.start(at.direct.bus(), queue).await?;
@@ -189,7 +189,7 @@ async fn fault_14_a_group_is_destroyed_under_load() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_14_the_master_becomes_a_replica_for_a_while() -> CaseResult {
     on_own_redis("fault_14_replica", nothing, async |at, _| {
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         let desk = at.direct.desk();
         let queue = at.direct.queue("billing_order", &desk);
         let _running = at.direct.start(at.direct.bus(), queue).await?;
@@ -229,7 +229,7 @@ async fn fault_14_the_master_becomes_a_replica_for_a_while() -> CaseResult {
 async fn fault_14_the_server_has_no_memory_left() -> CaseResult {
     const ORDERS: u64 = 200;
     on_own_redis("fault_14_memory", nothing, async |at, _| {
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         // Some wait to be tried again when the memory ends, and most have not been looked at.
         let fails = at.direct.desk().failing(100);
         let policy = RetryPolicy::fixed(LEASE).attempts(100);
@@ -253,8 +253,8 @@ async fn fault_14_the_server_has_no_memory_left() -> CaseResult {
         let desk = at.direct.desk();
         let queue = at.direct.queue("billing_order", &desk);
         let _running = at.direct.start(at.direct.bus(), queue).await?;
-        let stream = format!("XLEN {}", at.key("stream", "billing_order"));
-        let waits = format!("ZCARD {}", at.key("delayed", "billing_order"));
+        let stream = format!("XLEN {}", key(at, "stream", "billing_order"));
+        let waits = format!("ZCARD {}", key(at, "delayed", "billing_order"));
         let due = Instant::now() + LEASE;
         let consumed =
             || async { Ok(Instant::now() > due && admin.ask::<u64>(&stream).await? == 0) };
@@ -275,7 +275,7 @@ async fn fault_14_the_server_has_no_memory_left() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_14_the_server_loads_its_data_for_a_while() -> CaseResult {
     on_own_redis("fault_14_loads", nothing, async |at, broker| {
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         let desk = at.direct.desk();
         let queue = at.direct.queue("billing_order", &desk);
         let _running = at.direct.start(at.direct.bus(), queue).await?;
@@ -334,7 +334,7 @@ async fn fault_14_the_server_loads_its_data_for_a_while() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_33_everything_is_wiped_and_declared_otherwise_by_others() -> CaseResult {
     on_own_redis("fault_33", nothing, async |at, _| {
-        let admin = at.admin().await?;
+        let admin = Admin::of(at).await?;
         let keys = ["order.v1.submit", "order.v1.note"];
         let names = ["billing_order", "logistic_order"];
         for round in 0..length(10_u32) {
@@ -366,7 +366,7 @@ async fn fault_33_everything_is_wiped_and_declared_otherwise_by_others() -> Case
                 }
             }
             for (nth, name) in names.iter().enumerate() {
-                let stream = at.key("stream", name);
+                let stream = key(at, "stream", name);
                 let stored: Vec<(String, Vec<String>)> =
                     admin.ask(&format!("XRANGE {stream} - +")).await?;
                 ensure_eq!(stored.len(), 150, "orders in {name}, round {round}");
