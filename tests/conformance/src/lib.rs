@@ -62,6 +62,7 @@
 //! - **Broken backends.** A case must fail, and not hang or panic, when the fact does not hold. The suite is run
 //!   against the transports in [`broken`], and `tests/broken.txt` says which cases fail on which of them.
 
+mod advertised;
 mod authority;
 pub mod broken;
 mod broker;

@@ -21,6 +21,8 @@ use tokio::{
     time::sleep,
 };
 
+use crate::advertised::Advertised;
+
 /// The most bytes that are read at once.
 const PIECE: usize = 16 * 1024;
 
@@ -40,6 +42,8 @@ pub struct Proxy {
 /// What all connections share.
 struct Line {
     target: Vec<SocketAddr>,
+    /// What its clients are not to be told, if this is a Kafka.
+    advertised: Option<Advertised>,
     rules: watch::Sender<Rules>,
     /// How many bytes may still go to clients before everything is cut.
     allowance: Mutex<Option<usize>>,
@@ -69,11 +73,19 @@ impl Proxy {
     /// # Errors
     /// The target's name is unknown, or there is no port to listen on.
     pub async fn start(target: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::start_with(target, |_| None).await
+    }
+
+    async fn start_with(
+        target: impl ToSocketAddrs,
+        advertised: impl FnOnce(u16) -> Option<Advertised>,
+    ) -> io::Result<Self> {
         let target = lookup_host(target).await?.collect();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let line = Arc::new(Line {
             target,
+            advertised: advertised(address.port()),
             rules: watch::Sender::default(),
             allowance: Mutex::default(),
             connections: AtomicUsize::new(0),
@@ -86,14 +98,22 @@ impl Proxy {
         })
     }
 
-    /// The same for the host and port of a broker's URL.
+    /// The same for the host and port of a broker's URL, the first if it has several.
+    ///
+    /// A client of Kafka connects to the address by which the broker tells it to. For a `kafka://` URL the proxy
+    /// therefore puts its own port into what the broker sends, wherever the host of the URL and its port stand: the
+    /// broker must advertise the host that the URL names. To the other brokers of a cluster a client connects
+    /// directly.
     ///
     /// # Errors
     /// Those of [`start`](Self::start).
     pub async fn before(broker_url: &str) -> io::Result<Self> {
-        let (_, rest) = broker_url.split_once("://").unwrap_or(("", broker_url));
+        let (scheme, rest) = broker_url.split_once("://").unwrap_or(("", broker_url));
         let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-        Self::start(authority.rsplit('@').next().unwrap_or(authority)).await
+        let hosts = authority.rsplit('@').next().unwrap_or(authority);
+        let broker = hosts.split(',').next().unwrap_or(hosts);
+        let advertised = |port| Advertised::new(broker, port).filter(|_| scheme == "kafka");
+        Self::start_with(broker, advertised).await
     }
 
     /// Where it listens.
@@ -274,26 +294,39 @@ async fn pump(
     direction: Direction,
     line: &Line,
 ) -> io::Result<()> {
+    let mut advertised = match direction {
+        Direction::ToBroker => None,
+        Direction::ToClient => line.advertised.clone(),
+    };
     let mut buffer = vec![0; PIECE];
+    // Bytes in front of the buffer that wait for the next.
+    let mut held = 0;
     loop {
-        let length = from.read(&mut buffer).await?;
+        let read = from.read(&mut buffer[held..]).await?;
+        let length = held + read;
         let delay = line.rules.borrow().delay;
         if !delay.is_zero() {
             sleep(delay).await;
         }
         // Asked after the read, which may have begun before a silence. The end of a source waits as well.
         line.wait_for(|rules| rules.forward(direction)).await;
-        if length == 0 {
-            return to.shutdown().await;
-        }
+        let ready = match &mut advertised {
+            Some(advertised) if read > 0 => advertised.replace(&mut buffer[..length], held),
+            _ => length,
+        };
         let allowed = match direction {
-            Direction::ToBroker => length,
-            Direction::ToClient => line.allow(length),
+            Direction::ToBroker => ready,
+            Direction::ToClient => line.allow(ready),
         };
         to.write_all(&buffer[..allowed]).await?;
-        if allowed < length {
+        if allowed < ready {
             line.cut();
         }
+        if read == 0 {
+            return to.shutdown().await;
+        }
+        buffer.copy_within(ready..length, 0);
+        held = length - ready;
     }
 }
 
@@ -421,6 +454,60 @@ mod tests {
         assert!(got == orders);
         writing.await.unwrap();
         until("the connection still counts", || proxy.connections() == 0).await;
+    }
+
+    /// An answer of a Kafka at this address that tells its clients where it is.
+    fn kafka_answer(at: SocketAddr) -> Vec<u8> {
+        let (host, port) = (at.ip().to_string(), u32::from(at.port()));
+        let length = u32::try_from(host.len()).unwrap() + 4;
+        [
+            &length.to_be_bytes()[..],
+            host.as_bytes(),
+            &port.to_be_bytes(),
+        ]
+        .concat()
+    }
+
+    #[tokio::test]
+    async fn clients_of_kafka_are_told_its_own_port() {
+        let (broker, got) = echo().await;
+        let sent = kafka_answer(broker);
+        for (url, told) in [
+            (
+                format!("kafka://user:p@ss@{broker},127.0.0.1:1?acks=all"),
+                true,
+            ),
+            (format!("amqp://{broker}/%2f"), false),
+        ] {
+            let proxy = Proxy::before(&url).await.unwrap();
+            let expected = kafka_answer(if told { proxy.address() } else { broker });
+            let mut client = client(&proxy).await;
+            for at in 0..sent.len() {
+                let before = got.borrow().len();
+                client.write_all(&sent[..at]).await.unwrap();
+                let mut got = got.clone();
+                let all = within(got.wait_for(|got| got.len() == before + at)).await;
+                assert!(all.unwrap().ends_with(&sent[..at]));
+                client.write_all(&sent[at..]).await.unwrap();
+                assert_eq!(read(&mut client, sent.len()).await, expected, "{url}, {at}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_connection_brings_what_was_held_back() {
+        let (broker, _got) = echo().await;
+        let proxy = Proxy::before(&format!("kafka://{broker}")).await.unwrap();
+        let mut client = client(&proxy).await;
+        let mut sent = kafka_answer(broker);
+        sent.pop();
+        client.write_all(&sent).await.unwrap();
+        assert_eq!(read(&mut client, 4).await, sent[..4]);
+        hears_nothing(&mut client).await;
+        client.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        within(client.read_to_end(&mut rest)).await.unwrap();
+        assert_eq!(rest, sent[4..]);
     }
 
     #[tokio::test]
