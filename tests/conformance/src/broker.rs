@@ -24,7 +24,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker, `rabbitmq`, `redis` or `kafka`, and waits until it answers.
+    /// Starts a broker, `rabbitmq`, `redis` or `kafka`, and waits until it answers. `kafka-cluster` is three of
+    /// Kafka that replicate: `kafka1`, `kafka2` and `kafka3`, in the order of the URL.
     ///
     /// # Errors
     /// It does not start; the error says what the script said.
@@ -46,9 +47,15 @@ impl Broker {
         &self.url
     }
 
-    /// The folder with its data, its log, and the files `process` and `ports` of the script.
+    /// The folder with its data, its log, and the files `process` and `ports` of the script. A cluster has one for
+    /// each broker, [`node_folder`](Self::node_folder).
     pub fn folder(&self) -> PathBuf {
         self.state.join(self.name)
+    }
+
+    /// The same for one broker of a cluster, counted from 1.
+    pub fn node_folder(&self, node: u8) -> PathBuf {
+        self.state.join(format!("kafka{node}"))
     }
 
     /// One of its ports, by the name that the script gives it.
@@ -68,17 +75,21 @@ impl Broker {
     /// Kills it with a signal that it cannot handle.
     ///
     /// # Errors
-    /// It did not run.
+    /// It did not run, or it is a cluster.
     pub async fn kill(&self) -> io::Result<()> {
-        let record = fs::read_to_string(self.folder().join("process"))?;
-        // The other words tell it from a later process with this id.
-        let pid = record.split(' ').next().unwrap_or_default().to_owned();
-        let mut kill = Command::new("bash");
-        kill.args(["-c", "kill -KILL \"$0\"", &pid]);
-        succeed(kill).await.map(drop)
+        kill(&self.folder()).await
     }
 
-    /// Brings it back after [`kill`](Self::kill), with the data that it had stored, and waits until it answers.
+    /// Kills one broker of a cluster, counted from 1, with a signal that it cannot handle.
+    ///
+    /// # Errors
+    /// It did not run, or this is no cluster.
+    pub async fn kill_node(&self, node: u8) -> io::Result<()> {
+        kill(&self.node_folder(node)).await
+    }
+
+    /// Brings back what was killed, with the data that it had stored, and waits until it answers; a cluster, until
+    /// each of its brokers knows all.
     ///
     /// # Errors
     /// It does not start; the error says what the script said.
@@ -109,6 +120,16 @@ fn script(command: &str, broker: &str, state: &Path) -> Command {
     script.args([command, broker]);
     script.env("SWITCHBOARD_BROKERS_DIR", state);
     script
+}
+
+/// Kills the broker in this folder.
+async fn kill(folder: &Path) -> io::Result<()> {
+    let record = fs::read_to_string(folder.join("process"))?;
+    // The other words tell it from a later process with this id.
+    let pid = record.split(' ').next().unwrap_or_default().to_owned();
+    let mut kill = Command::new("bash");
+    kill.args(["-c", "kill -KILL \"$0\"", &pid]);
+    succeed(kill).await.map(drop)
 }
 
 /// Runs a command to its end, on a thread that may wait.
