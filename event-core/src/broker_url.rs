@@ -185,8 +185,20 @@ impl BrokerUrl {
         &'a self,
         known: &[&str],
     ) -> Result<impl Iterator<Item = UrlOption<'a>> + use<'a>> {
+        self.options_and(known, &|_| false)
+    }
+
+    /// The options, where those with certain names are known to somebody else, such as the client.
+    ///
+    /// # Errors
+    /// One of them is not among these.
+    pub fn options_and<'a>(
+        &'a self,
+        known: &[&str],
+        elsewhere: &dyn Fn(&str) -> bool,
+    ) -> Result<impl Iterator<Item = UrlOption<'a>> + use<'a>> {
         for (name, _) in &self.options {
-            if !known.contains(&name.as_str()) {
+            if !known.contains(&name.as_str()) && !elsewhere(name) {
                 let shown: String = name.chars().take(40).collect();
                 let known: Vec<_> = known.iter().map(|known| format!("`{known}`")).collect();
                 return Err(self.wrong(&format!(

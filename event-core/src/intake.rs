@@ -18,13 +18,13 @@ use crate::{
 
 type Results = Vec<Result<Receipt>>;
 
-/// Where callers hand in what they publish, for people who write backends whose connection belongs to one
-/// task: [`intake`] makes it together with the other end.
+/// Where callers hand in what they publish, for people who write backends: [`intake`] makes it together with the
+/// other end, for a connection that belongs to one task; [`Intake::direct`] for a client that any thread may use.
 ///
-/// Callers at the same time share what the task does at once; that is what makes many tasks that each await
+/// Callers at the same time share what such a task does at once; that is what makes many tasks that each await
 /// a single publish fast.
 pub struct Intake<T> {
-    batches: mpsc::UnboundedSender<Batch<T>>,
+    way: Way<T>,
     /// One permit for each message that was not answered.
     room: Arc<Semaphore>,
     most: u32,
@@ -47,6 +47,12 @@ pub struct Order<T> {
     answered: bool,
 }
 
+/// Where a batch goes.
+enum Way<T> {
+    Task(mpsc::UnboundedSender<Batch<T>>),
+    Direct(Box<dyn Fn(Vec<Order<T>>) + Send + Sync>),
+}
+
 struct Batch<T> {
     items: Vec<T>,
     deadline: Instant,
@@ -66,11 +72,7 @@ struct Open {
 /// An intake for at most this many messages without an answer, and the other end of it.
 pub fn intake<T>(most: u32) -> (Intake<T>, Orders<T>) {
     let (batches, received) = mpsc::unbounded_channel();
-    let intake = Intake {
-        batches,
-        room: Arc::new(Semaphore::new(most as usize)),
-        most: most.max(1),
-    };
+    let intake = Intake::new(most, Way::Task(batches));
     let orders = Orders {
         batches: received,
         ready: VecDeque::new(),
@@ -79,6 +81,20 @@ pub fn intake<T>(most: u32) -> (Intake<T>, Orders<T>) {
 }
 
 impl<T> Intake<T> {
+    /// An intake for at most this many messages without an answer, whose batches go to `take` on the thread of the
+    /// caller as soon as there is room. It must not block.
+    pub fn direct(most: u32, take: impl Fn(Vec<Order<T>>) + Send + Sync + 'static) -> Self {
+        Self::new(most, Way::Direct(Box::new(take)))
+    }
+
+    fn new(most: u32, way: Way<T>) -> Self {
+        Self {
+            way,
+            room: Arc::new(Semaphore::new(most as usize)),
+            most: most.max(1),
+        }
+    }
+
     /// Hands in a batch and waits for its answers, at most until the deadline. What has no answer by then is
     /// answered with what `late` makes.
     ///
@@ -141,11 +157,17 @@ struct Waiting<'a, T> {
 
 impl<T> Waiting<'_, T> {
     fn send(&mut self) {
-        if let Some(batch) = self.batch.take()
-            && let Err(mpsc::error::SendError(batch)) = self.intake.batches.send(batch)
-        {
-            // The answers say so.
-            batch.answers.fail_all();
+        let Some(batch) = self.batch.take() else {
+            return;
+        };
+        match &self.intake.way {
+            Way::Task(batches) => {
+                if let Err(mpsc::error::SendError(batch)) = batches.send(batch) {
+                    // The answers say so.
+                    batch.answers.fail_all();
+                }
+            }
+            Way::Direct(take) => take(batch.open().collect()),
         }
     }
 }
@@ -167,7 +189,7 @@ impl<T> Orders<T> {
                 return Some(order);
             }
             let batch = self.batches.recv().await?;
-            self.open(batch);
+            self.ready.extend(batch.open());
         }
     }
 
@@ -178,7 +200,7 @@ impl<T> Orders<T> {
                 return Some(order);
             }
             let batch = self.batches.try_recv().ok()?;
-            self.open(batch);
+            self.ready.extend(batch.open());
         }
     }
 
@@ -187,21 +209,22 @@ impl<T> Orders<T> {
     pub fn close(&mut self) {
         self.batches.close();
     }
+}
 
-    fn open(&mut self, batch: Batch<T>) {
-        let Batch {
+impl<T> Batch<T> {
+    fn open(self) -> impl Iterator<Item = Order<T>> {
+        let Self {
             items,
             deadline,
             answers,
-        } = batch;
-        let orders = items.into_iter().enumerate().map(|(at, item)| Order {
+        } = self;
+        items.into_iter().enumerate().map(move |(at, item)| Order {
             item,
             deadline,
             answers: answers.clone(),
             at,
             answered: false,
-        });
-        self.ready.extend(orders);
+        })
     }
 }
 
@@ -431,6 +454,29 @@ mod tests {
             let order = orders.try_next().unwrap();
             assert_eq!(order.item().id(), &MessageId::from(id));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_task_the_caller_hands_over() {
+        let taken = Arc::new(Mutex::new(Vec::new()));
+        let kept = taken.clone();
+        let intake = Intake::direct(1, move |orders| kept.lock().unwrap().extend(orders));
+        let first = intake.publish(vec![message("1")], soon(), late);
+        assert!(tokio::time::timeout(Duration::ZERO, first).await.is_err());
+        let second = intake.publish(vec![message("2")], soon(), late);
+        let work = async {
+            // No room before the first is answered, although nobody waits for it any more.
+            let first = taken.lock().unwrap().pop().unwrap();
+            assert_eq!(first.item().id(), &MessageId::from("1"));
+            let result = receipt(&first);
+            first.finish(result);
+            tokio::task::yield_now().await;
+            let second = taken.lock().unwrap().pop().unwrap();
+            let result = receipt(&second);
+            second.finish(result);
+        };
+        let (second, ()) = tokio::join!(second, work);
+        assert_eq!(second[0].as_ref().unwrap().id, MessageId::from("2"));
     }
 
     #[tokio::test(start_paused = true)]

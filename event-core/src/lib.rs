@@ -44,6 +44,7 @@ mod routes;
 mod service;
 mod settler;
 mod shutdown;
+mod steps;
 mod topic;
 mod topology;
 mod transport;
@@ -84,6 +85,7 @@ pub use retry::RetryPolicy;
 pub use route::{Route, RouteInfo};
 pub use service::{Running, Service};
 pub use shutdown::{IntoShutdown, Shutdown, shutdown_signal};
+pub use steps::{RETRY_STEPS, retry_step};
 pub use topic::{Pattern, PatternError, TopicMap, key_matches};
 pub use topology::{Binding, QueueKind, QueueSpec, Removal, Topology};
 pub use transport::{

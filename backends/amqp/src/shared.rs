@@ -159,7 +159,7 @@ impl Shared {
 
     /// The queue in which a retry waits, declared if it is not there yet.
     pub(crate) async fn retry_queue(&self, spec: &QueueSpec, delay: Duration) -> Result<String> {
-        let Some(step) = names::step(delay) else {
+        let Some(step) = event_core::retry_step(delay) else {
             return Ok(spec.name.to_string());
         };
         let name = names::retry(&spec.name, step);

@@ -356,7 +356,7 @@ pub(crate) async fn settle_down(live: &Arc<Live>, forwarding: &[String]) -> Resu
 
 async fn delete(live: &Arc<Live>, queue: &QueueName) -> Result<()> {
     let on = channel::open(live).await?;
-    let retries = names::STEPS.map(|step| names::retry(queue, step));
+    let retries = event_core::RETRY_STEPS.map(|step| names::retry(queue, step));
     let derived = [
         queue.to_string(),
         names::probation(queue),

@@ -1,0 +1,105 @@
+//! What all clients of one transport have in common: where they report, and what is known of the brokers.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use event_core::ConnectionState;
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+use tokio::sync::watch;
+
+use crate::signal::Signal;
+
+/// How long a request of the administration's may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the clients of one transport say about the brokers.
+#[derive(Debug)]
+pub(crate) struct Health {
+    state: watch::Sender<ConnectionState>,
+    problem: Mutex<Option<Problem>>,
+    /// Raised when the brokers are down, for whoever looks when they are back.
+    pub(crate) down: Signal,
+}
+
+/// What went wrong last with a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    pub(crate) code: RDKafkaErrorCode,
+    pub(crate) text: String,
+}
+
+impl Health {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: watch::channel(ConnectionState::Connected).0,
+            problem: Mutex::default(),
+            down: Signal::default(),
+        })
+    }
+
+    pub(crate) fn state(&self) -> watch::Receiver<ConnectionState> {
+        self.state.subscribe()
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        *self.state.borrow() == ConnectionState::Reconnecting
+    }
+
+    pub(crate) fn set(&self, next: ConnectionState) {
+        self.state.send_if_modified(|state| {
+            // Closed is for good.
+            *state != ConnectionState::Closed && std::mem::replace(state, next) != next
+        });
+    }
+
+    /// What went wrong last; nothing when it was not said.
+    pub(crate) fn problem(&self) -> Option<Problem> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn met(&self, error: &KafkaError, reason: &str) {
+        let KafkaError::Global(code) = error else {
+            return;
+        };
+        if *code == RDKafkaErrorCode::AllBrokersDown {
+            self.set(ConnectionState::Reconnecting);
+            self.down.raise();
+            return;
+        }
+        *self.lock() = Some(Problem {
+            code: *code,
+            text: reason.to_owned(),
+        });
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Problem>> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The context of a client without events of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Context(pub(crate) Arc<Health>);
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.met(&error, reason);
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for Context {}
+
+/// What the client logs is for people who look for something: what matters is an error somewhere.
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    tracing::debug!(target: "switchboard", ?level, facility, "librdkafka: {message}");
+}

@@ -1,0 +1,264 @@
+//! The dead letters of a queue: a compacted topic, whose records are taken back when they are done with.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use event_core::{
+    DeadLetter, DeadLetterId, DeadLetters, Error, ErrorKind, ExchangeName, Message, QueueName,
+    Result, RoutingKey, Selection,
+};
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+    message::BorrowedMessage,
+};
+use smol_str::SmolStr;
+use tokio::{task::spawn_blocking, time::Instant};
+
+use crate::{
+    client::{Context, PATIENCE},
+    error, names,
+    producer::Record,
+    shared::Shared,
+    topology,
+    wire::{Reading, copy_headers},
+};
+
+/// How many dead letters are replayed at once.
+const BATCH: usize = 256;
+
+/// The dead letters of one queue. Their ids are the offsets in its topic.
+#[derive(Debug)]
+pub(crate) struct Letters {
+    shared: Arc<Shared>,
+    queue: QueueName,
+    topic: SmolStr,
+}
+
+impl Letters {
+    pub(crate) async fn open(shared: &Arc<Shared>, queue: &str) -> Result<Self> {
+        shared.check_open()?;
+        let table = shared.registry.current(Instant::now() + PATIENCE).await?;
+        if table.queue(queue).is_none() {
+            return Err(error::unknown_queue(queue));
+        }
+        let queue = QueueName::new(queue)?;
+        Ok(Self {
+            topic: names::dead(&queue).into(),
+            shared: shared.clone(),
+            queue,
+        })
+    }
+
+    /// Reads from an offset to the end, on a thread that may wait. Without a topic there is nothing to read.
+    async fn scan<T: Send + 'static>(
+        &self,
+        from: i64,
+        start: T,
+        each: impl FnMut(&mut T, &BorrowedMessage<'_>) + Send + 'static,
+    ) -> Result<T> {
+        let what = format!("read the dead letters of queue `{}`", self.queue);
+        let (shared, topic) = (self.shared.clone(), self.topic.clone());
+        let scanned = spawn_blocking(move || scan(&shared, &topic, from, start, each)).await;
+        scanned
+            .unwrap_or(Err(KafkaError::Canceled))
+            .map_err(|error| error::of(&what, &error))
+    }
+
+    /// The keys of the dead letters after an offset, by their own.
+    async fn live(&self, after: Option<i64>) -> Result<BTreeMap<i64, SmolStr>> {
+        let from = after.map_or(0, |after| after + 1);
+        let found: HashMap<SmolStr, Option<i64>> = HashMap::new();
+        let found = self.scan(from, found, |found, record| {
+            let key = record.key().map(String::from_utf8_lossy);
+            let stands = record.payload().map(|_| record.offset());
+            found.insert(key.unwrap_or_default().into(), stands);
+        });
+        let live = found.await?.into_iter();
+        Ok(live
+            .filter_map(|(key, offset)| Some((offset?, key)))
+            .collect())
+    }
+
+    /// The messages at these offsets.
+    async fn read(&self, offsets: BTreeSet<i64>) -> Result<Vec<(i64, Message)>> {
+        let Some(first) = offsets.first().copied() else {
+            return Ok(Vec::new());
+        };
+        let unknown = ExchangeName::new("unknown")?;
+        let mut reading = Reading::new(unknown, RoutingKey::new("")?);
+        self.scan(first, Vec::new(), move |letters, record| {
+            if offsets.contains(&record.offset()) {
+                letters.push((record.offset(), reading.copy(record)));
+            }
+        })
+        .await
+    }
+
+    /// Those that are selected, by offset, with their keys.
+    async fn selected(&self, selection: &Selection) -> Result<BTreeMap<i64, SmolStr>> {
+        let wanted = match selection {
+            Selection::All => return self.live(None).await,
+            Selection::Ids(ids) => ids.iter().filter_map(|id| id.as_str().parse().ok()),
+        };
+        let wanted: BTreeSet<i64> = wanted.collect();
+        let Some(first) = wanted.first() else {
+            return Ok(BTreeMap::new());
+        };
+        let mut live = self.live(Some(first - 1)).await?;
+        live.retain(|offset, _| wanted.contains(offset));
+        Ok(live)
+    }
+
+    async fn store(&self, what: &str, records: Vec<Record>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        for stored in self.shared.producer.store(records, deadline).await {
+            stored.map_err(|code| error::failed(what, code))?;
+        }
+        Ok(())
+    }
+
+    /// Takes letters back.
+    async fn take_back(&self, keys: Vec<SmolStr>) -> Result<()> {
+        let record = |key| Record {
+            topic: self.topic.clone(),
+            key: Some(key),
+            ..Record::default()
+        };
+        let records = keys.into_iter().map(record).collect();
+        self.store("remove a dead letter", records).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Letters {
+    async fn list(&self, after: Option<&DeadLetterId>, limit: usize) -> Result<Vec<DeadLetter>> {
+        let after = match after {
+            None => None,
+            Some(after) => Some(after.as_str().parse::<i64>().map_err(|_| {
+                Error::new(
+                    ErrorKind::InvalidName,
+                    format!(
+                        "`{after}` is not the id of a dead letter; take it from the list before"
+                    ),
+                )
+            })?),
+        };
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let live = self.live(after).await?;
+        let letters = self.read(live.into_keys().take(limit).collect()).await?;
+        let letter = |(offset, message): (i64, _)| {
+            DeadLetter::new(DeadLetterId::new(offset.to_string()), message)
+        };
+        Ok(letters.into_iter().map(letter).collect())
+    }
+
+    async fn replay(&self, selection: &Selection) -> Result<u64> {
+        let selected = self.selected(selection).await?;
+        if selected.is_empty() {
+            return Ok(0);
+        }
+        let topic = topology::retry(&self.shared, &self.queue, 0).await?;
+        let mut count = 0;
+        let all: Vec<_> = selected.into_iter().collect();
+        for batch in all.chunks(BATCH) {
+            let letters = self
+                .read(batch.iter().map(|(offset, _)| *offset).collect())
+                .await?;
+            let number = letters.len() as u64;
+            let copy = |(offset, message): (i64, Message)| {
+                let id = DeadLetterId::new(offset.to_string());
+                let message = DeadLetter::new(id, message).into_replay();
+                Record {
+                    topic: topic.clone(),
+                    key: message.partition_key().map(SmolStr::new),
+                    headers: Some(copy_headers(&message)),
+                    value: Some(message.payload().clone()),
+                }
+            };
+            let copies = letters.into_iter().map(copy).collect();
+            self.store("replay a dead letter", copies).await?;
+            self.take_back(batch.iter().map(|(_, key)| key.clone()).collect())
+                .await?;
+            count += number;
+        }
+        Ok(count)
+    }
+
+    async fn purge(&self, selection: &Selection) -> Result<u64> {
+        let keys: Vec<_> = self.selected(selection).await?.into_values().collect();
+        let count = keys.len() as u64;
+        self.take_back(keys).await?;
+        Ok(count)
+    }
+}
+
+/// Reads the one partition of a topic from an offset to where it ends now.
+fn scan<T>(
+    shared: &Shared,
+    topic: &str,
+    from: i64,
+    mut start: T,
+    mut each: impl FnMut(&mut T, &BorrowedMessage<'_>),
+) -> Result<T, KafkaError> {
+    let is_missing = |error: &KafkaError| {
+        matches!(
+            error.rdkafka_error_code(),
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
+        )
+    };
+    let asking = shared.admin.asking();
+    let end = match crate::admin::ends(asking, topic, 1) {
+        Ok(ends) => ends.first().copied().unwrap_or(0),
+        Err(error) if is_missing(&error) => return Ok(start),
+        Err(error) => return Err(error),
+    };
+    if from >= end {
+        return Ok(start);
+    }
+    let mut config = shared.endpoints.config();
+    for (name, value) in [
+        // The client wants one; nothing is committed, and no group is joined.
+        ("group.id", "switchboard"),
+        ("enable.auto.commit", "false"),
+        ("auto.offset.reset", "earliest"),
+        ("enable.partition.eof", "true"),
+        ("fetch.wait.max.ms", "50"),
+    ] {
+        config.set(name, value);
+    }
+    let reader = BaseConsumer::from_config_and_context(&config, Context(shared.health.clone()))?;
+    let mut all = TopicPartitionList::new();
+    all.add_partition_offset(topic, 0, Offset::Offset(from))?;
+    reader.assign(&all)?;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut heard = deadline;
+    loop {
+        match reader.poll(Duration::from_millis(100)) {
+            Some(Ok(record)) => {
+                heard = std::time::Instant::now() + PATIENCE;
+                if record.offset() >= end {
+                    return Ok(start);
+                }
+                let is_last = record.offset() + 1 == end;
+                each(&mut start, &record);
+                if is_last {
+                    return Ok(start);
+                }
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(start),
+            Some(Err(error)) if is_missing(&error) => return Err(error),
+            // The client tries again by itself.
+            Some(Err(_)) | None if std::time::Instant::now() < heard => {}
+            _ => return Err(KafkaError::MessageConsumption(Code::OperationTimedOut)),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What Kafka and its client say, as errors with advice.
+
+use event_core::{Error, ErrorKind};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::{client::Problem, url::Endpoints};
+
+/// An error of a request that was made to do this: `cannot {what}: …`.
+pub(crate) fn failed(what: &str, code: Code) -> Error {
+    let (kind, advice) = match code {
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed => {
+            return Error::new(
+                ErrorKind::Permission,
+                format!(
+                    "cannot {what}: the user may not do this; docs/kafka.md has the ACLs that suffice ({code})"
+                ),
+            );
+        }
+        Code::Authentication | Code::SaslAuthenticationFailed => {
+            return Error::new(
+                ErrorKind::Authentication,
+                format!("cannot {what}: Kafka refused the user or the password"),
+            );
+        }
+        Code::SSL => return Error::new(ErrorKind::Tls, format!("cannot {what}: no TLS ({code})")),
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
+            return Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "cannot {what}: it is larger than the topic allows; raise `max.message.bytes` of the topic, or \
+                     send a reference instead of the data"
+                ),
+            );
+        }
+        Code::InvalidTopic => {
+            return Error::new(
+                ErrorKind::InvalidName,
+                format!(
+                    "cannot {what}: Kafka does not allow this name; it also refuses one that differs from another \
+                     topic's only in `.` and `_`"
+                ),
+            );
+        }
+        Code::InvalidReplicationFactor => {
+            return Error::new(
+                ErrorKind::Setup,
+                format!(
+                    "cannot {what}: there are fewer brokers than replicas; set `?replication=`"
+                ),
+            );
+        }
+        Code::PolicyViolation | Code::InvalidConfig | Code::InvalidPartitions => {
+            return Error::new(
+                ErrorKind::Refused,
+                format!("cannot {what}: a rule of the brokers' forbids it ({code})"),
+            );
+        }
+        Code::InvalidSessionTimeout => {
+            return Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "cannot {what}: the lease is outside of what the brokers allow (`group.min.session.timeout.ms`, 6 \
+                     seconds by default, and `group.max.session.timeout.ms`, 30 minutes)"
+                ),
+            );
+        }
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
+            (ErrorKind::NotFound, "its topic is not there")
+        }
+        Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend | Code::ISRInsufficient => (
+            ErrorKind::Overloaded,
+            "too few replicas are in sync (`min.insync.replicas`)",
+        ),
+        Code::QueueFull => (
+            ErrorKind::Overloaded,
+            "too much waits to be sent (`queue.buffering.max.kbytes`)",
+        ),
+        Code::ThrottlingQuotaExceeded => (ErrorKind::Overloaded, "a quota is used up"),
+        Code::KafkaStorageError => (ErrorKind::Overloaded, "the broker cannot write to its disk"),
+        Code::MessageTimedOut
+        | Code::OperationTimedOut
+        | Code::RequestTimedOut
+        | Code::TimedOutQueue => {
+            return Error::retryable(
+                ErrorKind::Timeout,
+                format!("Kafka did not answer in time to {what}"),
+            );
+        }
+        Code::AllBrokersDown
+        | Code::BrokerTransportFailure
+        | Code::BrokerNotAvailable
+        | Code::BrokerDestroy
+        | Code::LeaderNotAvailable
+        | Code::NotLeaderForPartition
+        | Code::NetworkException
+        | Code::CoordinatorNotAvailable
+        | Code::CoordinatorLoadInProgress
+        | Code::NotCoordinator
+        | Code::WaitingForCoordinator
+        | Code::Resolve => (
+            ErrorKind::Connection,
+            "a broker cannot be reached; it is tried again by itself",
+        ),
+        Code::PurgeQueue | Code::PurgeInflight => return closed(),
+        _ => (ErrorKind::Internal, "Kafka refused it"),
+    };
+    Error::retryable(kind, format!("cannot {what}: {advice} ({code})"))
+}
+
+/// The same for what a call of the client's says.
+pub(crate) fn of(what: &str, error: &KafkaError) -> Error {
+    let code = match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    };
+    match code {
+        Some(code) => failed(what, code).with_source(error.clone()),
+        // Its text may repeat a setting.
+        None if matches!(error, KafkaError::ClientConfig(..)) => Error::new(
+            ErrorKind::InvalidUrl,
+            format!("cannot {what}: a setting in the URL does not fit the others"),
+        ),
+        None => Error::retryable(ErrorKind::Internal, format!("cannot {what}: {error}")),
+    }
+}
+
+/// An error of connecting: what the client met explains more than that nobody answered.
+pub(crate) fn connecting(
+    endpoints: &Endpoints,
+    error: &KafkaError,
+    problem: Option<&Problem>,
+) -> Error {
+    let at = &endpoints.brokers;
+    let text = problem.map_or("", |problem| problem.text.as_str());
+    let code = problem.map(|problem| problem.code);
+    let with = |kind, text: String| Error::retryable(kind, text).with_source(error.clone());
+    if matches!(
+        code,
+        Some(Code::Authentication | Code::SaslAuthenticationFailed)
+    ) {
+        let user = endpoints.user().unwrap_or_default();
+        return Error::new(
+            ErrorKind::Authentication,
+            format!(
+                "Kafka at {at} refused the user `{user}`: check the user and the password in the URL"
+            ),
+        );
+    }
+    if code == Some(Code::SSL) {
+        let advice = if text.contains("unable to get local issuer")
+            || text.contains("self-signed")
+            || text.contains("self signed")
+        {
+            "who signed its certificate is not known here; name the authority with `cacertfile`"
+        } else if text.contains("certificate required")
+            || text.contains("handshake failure")
+            || text.contains("bad certificate")
+        {
+            "it asks for a certificate of ours; name one with `certfile` and `keyfile`"
+        } else if text.contains("hostname mismatch") || text.contains("IP address mismatch") {
+            "its certificate is for another name; use the host name that stands in it"
+        } else {
+            "check that it speaks TLS on this port, and the certificates"
+        };
+        return Error::new(
+            ErrorKind::Tls,
+            format!("no TLS with Kafka at {at}: {advice}"),
+        );
+    }
+    if text.contains("Disconnected") && endpoints.user().is_none() && !endpoints.has_tls() {
+        return with(
+            ErrorKind::Connection,
+            format!(
+                "Kafka at {at} hangs up: it wants TLS or a user (`kafka://user:password@host?tls`), or is no Kafka"
+            ),
+        );
+    }
+    with(
+        ErrorKind::Connection,
+        format!(
+            "cannot reach Kafka at {at} within {} ms (`connection_timeout`); check that it runs, the hosts and the ports",
+            endpoints.connection_timeout.as_millis()
+        ),
+    )
+}
+
+pub(crate) fn closed() -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        "the connection to Kafka was closed; connect again",
+    )
+}
+
+pub(crate) fn silent(what: &str) -> Error {
+    Error::retryable(
+        ErrorKind::Timeout,
+        format!("Kafka did not answer in time to {what}"),
+    )
+}
+
+pub(crate) fn unknown_queue(queue: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("queue `{queue}` does not exist; start the service that declares it first"),
+    )
+}
+
+pub(crate) fn deleted(queue: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!(
+            "queue `{queue}` was deleted while it was consumed; start its service again to declare it"
+        ),
+    )
+}
+
+/// Whether the same may succeed soon without anybody's doing.
+pub(crate) fn is_passing(code: Code) -> bool {
+    let kind = failed("", code).kind();
+    matches!(
+        kind,
+        ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Overloaded
+    ) || matches!(code, Code::UnknownPartition | Code::UnknownTopicOrPartition)
+}

@@ -1,0 +1,693 @@
+//! One partition that is assigned to this consumer: what was read of it, what is held, what is finished.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use event_core::{Delivery, DeliveryTag, Message};
+use smol_str::SmolStr;
+
+use crate::progress::Progress;
+
+/// How many offsets are lent at first, and at least: what may be handed out before the broker is told again.
+const LEAST_LENT: i64 = 256;
+const MOST_LENT: i64 = 16_384;
+
+/// How many deliveries may be finished above the lowest that is not: a crash may repeat those that do not fit into
+/// the metadata of a commit.
+const MOST_ABOVE: usize = 16_384;
+
+/// What was read of a partition, from the lowest offset that is not finished on.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    pub(crate) topic: SmolStr,
+    pub(crate) number: i32,
+    generation: u64,
+    /// Ascending by offset, and never overlapping. The first is not finished.
+    entries: VecDeque<Entry>,
+    /// What was read and not handed out, ascending.
+    ready: VecDeque<(i64, Message)>,
+    ready_bytes: usize,
+    /// The offset after everything that was read.
+    seen: i64,
+    /// While it is being read again: the next offset.
+    again: Option<i64>,
+    /// The offset after everything that was handed out.
+    handed: i64,
+    /// What stood in the commit that this began with, from `seen` on.
+    finished: VecDeque<(i64, i64)>,
+    /// The offsets of deliveries by the number of their tag; nothing when it was settled.
+    numbers: VecDeque<Option<i64>>,
+    first_number: u64,
+    held: usize,
+    above: usize,
+    suspects: i64,
+    alone: BTreeMap<i64, u32>,
+    /// Those that run alone now, with what is to stand there if they are given back.
+    running: BTreeMap<i64, u32>,
+    /// Below this the broker knows that it may be handed out; below `wanted` it is to know.
+    lent: i64,
+    wanted: i64,
+    lending: i64,
+    stage: Stage,
+    /// Something that the broker does not know.
+    changed: bool,
+}
+
+/// Whether it is ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Ours,
+    /// It goes elsewhere when everything is settled.
+    Leaving,
+    /// Nothing is handed out any more, and nothing is in anybody's hands.
+    Left,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    from: i64,
+    /// The offset after it.
+    to: i64,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// In `ready`.
+    Ready,
+    /// Handed out.
+    Held,
+    /// Given back, to be read again.
+    Back,
+    /// No binding matches, as far as is known; to be asked with this ticket.
+    Unmatched(u64),
+    Finished,
+}
+
+/// What a record is to its partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// To be looked at.
+    New,
+    /// It was finished, or is in somebody's hands.
+    Known,
+}
+
+impl Partition {
+    pub(crate) fn new(topic: SmolStr, number: i32, generation: u64, progress: Progress) -> Self {
+        let start = progress.offset;
+        Self {
+            topic,
+            number,
+            generation,
+            entries: VecDeque::new(),
+            ready: VecDeque::new(),
+            ready_bytes: 0,
+            seen: start,
+            again: None,
+            handed: start,
+            finished: progress.finished.into(),
+            numbers: VecDeque::new(),
+            first_number: 0,
+            held: 0,
+            above: 0,
+            // What was lent to somebody who did not give it back.
+            suspects: progress.suspects.max(progress.lent),
+            alone: progress.alone,
+            running: BTreeMap::new(),
+            lent: start,
+            wanted: start + LEAST_LENT,
+            lending: LEAST_LENT,
+            stage: Stage::Ours,
+            changed: true,
+        }
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How much was read and not handed out: messages, and bytes of them.
+    pub(crate) fn ready(&self) -> (usize, usize) {
+        (self.ready.len(), self.ready_bytes)
+    }
+
+    /// How much is in somebody's hands.
+    pub(crate) fn held(&self) -> usize {
+        self.held
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The lowest offset that is not finished.
+    pub(crate) fn lowest(&self) -> i64 {
+        let first = self.entries.front().map_or(self.seen, |entry| entry.from);
+        self.again.map_or(first, |again| again.min(first))
+    }
+
+    // --- Reading --------------------------------------------------------------------------------------------------
+
+    /// What a record is that was read, in the order of offsets.
+    pub(crate) fn place(&mut self, offset: i64) -> Place {
+        if offset >= self.seen {
+            self.again = None;
+            return self.recorded(offset);
+        }
+        // It is being read again.
+        self.again = Some(offset + 1);
+        match self.find(offset) {
+            Err(_) => Place::New,
+            Ok(at) if self.entries[at].state == State::Back => {
+                self.entries.remove(at);
+                Place::New
+            }
+            Ok(_) => Place::Known,
+        }
+    }
+
+    /// Whether what is read for the first time was finished by somebody before.
+    fn recorded(&mut self, offset: i64) -> Place {
+        while let Some((from, to)) = self.finished.front().copied() {
+            if offset < from {
+                break;
+            }
+            if offset < to {
+                self.put(offset, offset + 1, State::Finished);
+                self.tidy();
+                return Place::Known;
+            }
+            self.finished.pop_front();
+        }
+        Place::New
+    }
+
+    /// A record for the queue.
+    pub(crate) fn push(&mut self, offset: i64, message: Message) {
+        self.put(offset, offset + 1, State::Ready);
+        self.ready_bytes += message.payload().len();
+        self.ready.push_back((offset, message));
+    }
+
+    /// A record that no binding lets in, as far as is known before a ticket is answered.
+    pub(crate) fn pass(&mut self, offset: i64, ticket: u64) {
+        self.put(offset, offset + 1, State::Unmatched(ticket));
+    }
+
+    /// Whether something waits for this ticket, or an earlier one.
+    pub(crate) fn waits_for(&self, ticket: u64) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|entry| matches!(entry.state, State::Unmatched(of) if of <= ticket))
+    }
+
+    /// The bindings are known up to a ticket, and are what they were: what none of them lets in is finished.
+    pub(crate) fn confirm(&mut self, ticket: u64) {
+        for entry in &mut self.entries {
+            if matches!(entry.state, State::Unmatched(of) if of <= ticket) {
+                entry.state = State::Finished;
+                self.changed = true;
+            }
+        }
+        self.tidy();
+    }
+
+    /// There are other bindings: what no binding let in is to be read again. Where from, if there is any.
+    pub(crate) fn reconsider(&mut self) -> Option<i64> {
+        let unmatched = |entry: &Entry| matches!(entry.state, State::Unmatched(_));
+        let from = self.entries.iter().find(|entry| unmatched(entry))?.from;
+        self.entries.retain(|entry| !unmatched(entry));
+        self.rewind(from)
+    }
+
+    /// What was given back is to be read again. Where from, if there is any.
+    pub(crate) fn reread(&mut self) -> Option<i64> {
+        let mut entries = self.entries.iter();
+        let from = entries.find(|entry| entry.state == State::Back)?.from;
+        self.rewind(from)
+    }
+
+    /// Reads from an offset on again, so that what is ready comes in order.
+    fn rewind(&mut self, from: i64) -> Option<i64> {
+        let keep = self.ready.partition_point(|(offset, _)| *offset < from);
+        let dropped = self.ready.drain(keep..);
+        self.ready_bytes -= dropped
+            .map(|(_, message)| message.payload().len())
+            .sum::<usize>();
+        self.entries
+            .retain(|entry| entry.from < from || entry.state != State::Ready);
+        // What was to be read again before that still is.
+        let from = self.again.map_or(from, |again| again.min(from));
+        self.again = Some(from);
+        Some(from)
+    }
+
+    /// Puts an entry in its place.
+    fn put(&mut self, from: i64, to: i64, state: State) {
+        let entry = Entry { from, to, state };
+        let mergeable = matches!(state, State::Unmatched(_) | State::Finished);
+        if from >= self.seen {
+            self.seen = to;
+            if let Some(last) = self.entries.back_mut()
+                && mergeable
+                && last.state == state
+            {
+                // Offsets in between do not exist.
+                last.to = to;
+                return;
+            }
+            self.entries.push_back(entry);
+            return;
+        }
+        let at = self.find(from).unwrap_or_else(|at| at);
+        self.entries.insert(at, entry);
+    }
+
+    fn find(&self, offset: i64) -> Result<usize, usize> {
+        let at = self.entries.partition_point(|entry| entry.to <= offset);
+        match self.entries.get(at) {
+            Some(entry) if entry.from <= offset => Ok(at),
+            _ => Err(at),
+        }
+    }
+
+    // --- Handing out ----------------------------------------------------------------------------------------------
+
+    /// Hands out up to so many, as far as the broker knows that it may be.
+    pub(crate) fn take(&mut self, most: usize, deliveries: &mut Vec<Delivery>) {
+        if self.stage != Stage::Ours || self.above >= MOST_ABOVE {
+            return;
+        }
+        let end = deliveries.len() + most;
+        while deliveries.len() < end
+            && let Some((offset, _)) = self.ready.front()
+        {
+            if *offset >= self.lent {
+                // It goes faster than the broker is told.
+                self.lending = (2 * self.lending).min(MOST_LENT);
+                self.lend(*offset + self.lending);
+                return;
+            }
+            let Some((offset, message)) = self.ready.pop_front() else {
+                return;
+            };
+            self.ready_bytes -= message.payload().len();
+            if let Ok(at) = self.find(offset) {
+                self.entries[at].state = State::Held;
+            }
+            let number = self.first_number + self.numbers.len() as u64;
+            self.numbers.push_back(Some(offset));
+            self.held += 1;
+            self.handed = self.handed.max(offset + 1);
+            let tag = DeliveryTag {
+                generation: self.generation,
+                number,
+            };
+            let suspect = offset < self.suspects;
+            deliveries.push(Delivery::new(message, tag).with_suspicion(suspect));
+        }
+        if self.handed + self.lending / 2 > self.wanted {
+            self.lend(self.handed + self.lending);
+        }
+    }
+
+    fn lend(&mut self, to: i64) {
+        if to > self.wanted {
+            self.wanted = to;
+            self.changed = true;
+        }
+    }
+
+    /// Whether something could be handed out if the broker knew more.
+    pub(crate) fn is_short(&self) -> bool {
+        self.stage == Stage::Ours
+            && self
+                .ready
+                .front()
+                .is_some_and(|(offset, _)| *offset >= self.lent)
+    }
+
+    // --- Settling -------------------------------------------------------------------------------------------------
+
+    /// Whether a tag is of a delivery that is held.
+    pub(crate) fn holds(&self, number: u64) -> bool {
+        self.offset(number).is_some()
+    }
+
+    /// The offset of a delivery that is held.
+    pub(crate) fn offset(&self, number: u64) -> Option<i64> {
+        let at = number.checked_sub(self.first_number)?;
+        *self.numbers.get(usize::try_from(at).ok()?)?
+    }
+
+    fn settled(&mut self, number: u64) -> Option<i64> {
+        let at = usize::try_from(number.checked_sub(self.first_number)?).ok()?;
+        let offset = self.numbers.get_mut(at)?.take()?;
+        while let Some(None) = self.numbers.front() {
+            self.numbers.pop_front();
+            self.first_number += 1;
+        }
+        self.held -= 1;
+        self.changed = true;
+        Some(offset)
+    }
+
+    /// A delivery is done. Whether it was held.
+    pub(crate) fn finish(&mut self, number: u64) -> bool {
+        let Some(offset) = self.settled(number) else {
+            return false;
+        };
+        if let Ok(at) = self.find(offset) {
+            self.entries[at].state = State::Finished;
+            self.above += 1;
+        }
+        self.alone.remove(&offset);
+        self.running.remove(&offset);
+        true
+    }
+
+    /// A delivery is given back. Whether it was held.
+    pub(crate) fn give_back(&mut self, number: u64) -> bool {
+        let Some(offset) = self.settled(number) else {
+            return false;
+        };
+        if let Ok(at) = self.find(offset) {
+            self.entries[at].state = State::Back;
+        }
+        if let Some(before) = self.running.remove(&offset) {
+            match before {
+                0 => _ = self.alone.remove(&offset),
+                before => _ = self.alone.insert(offset, before),
+            }
+        }
+        true
+    }
+
+    /// Whether a delivery runs alone.
+    pub(crate) fn runs_alone(&self, number: u64) -> bool {
+        self.offset(number)
+            .is_some_and(|offset| self.running.contains_key(&offset))
+    }
+
+    /// A delivery is about to run alone. How often it did before; nothing when it is not held.
+    pub(crate) fn isolate(&mut self, number: u64) -> Option<u32> {
+        let offset = self.offset(number)?;
+        if let Some(before) = self.running.get(&offset) {
+            return Some(*before);
+        }
+        let before = self.alone.get(&offset).copied().unwrap_or(0);
+        self.alone.insert(offset, before + 1);
+        self.running.insert(offset, before);
+        self.changed = true;
+        Some(before)
+    }
+
+    /// Gives up what is finished at the front.
+    pub(crate) fn tidy(&mut self) {
+        while let Some(front) = self.entries.front()
+            && front.state == State::Finished
+        {
+            // Where something is to be read again, there is a hole.
+            if self.again.is_some_and(|again| again <= front.from) {
+                break;
+            }
+            if front.to - front.from == 1 {
+                self.above = self.above.saturating_sub(1);
+            }
+            self.entries.pop_front();
+            self.changed = true;
+        }
+        if self.entries.is_empty() {
+            self.above = 0;
+        }
+    }
+
+    // --- What the broker is told ----------------------------------------------------------------------------------
+
+    /// Whether there is something to tell.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Nothing is handed out any more.
+    pub(crate) fn leave(&mut self) {
+        if self.stage == Stage::Ours {
+            self.stage = Stage::Leaving;
+            self.ready.clear();
+            self.ready_bytes = 0;
+        }
+    }
+
+    /// What it still holds is nobody's any more, by the consent of its holder.
+    pub(crate) fn let_go(&mut self) {
+        self.leave();
+        self.stage = Stage::Left;
+        self.changed = true;
+    }
+
+    /// What is to be committed.
+    pub(crate) fn progress(&mut self) -> Progress {
+        self.changed = false;
+        let offset = self.lowest();
+        let mut finished: Vec<(i64, i64)> = Vec::new();
+        // The end of the last range, while nothing unfinished lies behind it.
+        let mut open = false;
+        for entry in &self.entries {
+            match (entry.state, finished.last_mut()) {
+                (State::Finished, Some(last)) if open => last.1 = entry.to,
+                (State::Finished, _) => finished.push((entry.from, entry.to)),
+                _ => {}
+            }
+            open = entry.state == State::Finished && self.again.is_none();
+        }
+        finished.extend(self.finished.iter().copied());
+        let is_left = self.stage == Stage::Left;
+        Progress {
+            offset,
+            finished,
+            lent: if is_left {
+                offset
+            } else {
+                self.wanted.max(offset)
+            },
+            suspects: self.suspects.max(offset),
+            alone: self
+                .alone
+                .range(offset..)
+                .map(|(at, count)| (*at, *count))
+                .collect(),
+        }
+    }
+
+    /// The broker was told; what it was told was made when this was wanted.
+    pub(crate) fn told(&mut self, lent: i64) {
+        self.lent = self.lent.max(lent);
+    }
+
+    /// It was not told.
+    pub(crate) fn not_told(&mut self) {
+        self.changed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use event_core::{ExchangeName, RoutingKey};
+
+    use super::*;
+
+    fn message(offset: i64) -> Message {
+        let exchange = ExchangeName::new("order").unwrap();
+        let key = RoutingKey::new("order.v1").unwrap();
+        Message::new(exchange, key, "{}").with_id(offset.to_string().as_str())
+    }
+
+    fn read(partition: &mut Partition, offsets: std::ops::Range<i64>) {
+        for offset in offsets {
+            if partition.place(offset) == Place::New {
+                partition.push(offset, message(offset));
+            }
+        }
+    }
+
+    fn opened(progress: Progress) -> Partition {
+        let mut partition = Partition::new("order".into(), 0, 1, progress);
+        let lent = partition.progress().lent;
+        partition.told(lent);
+        partition
+    }
+
+    fn take(partition: &mut Partition, most: usize) -> Vec<(u64, i64, bool)> {
+        let mut deliveries = Vec::new();
+        partition.take(most, &mut deliveries);
+        let shown = deliveries.iter().map(|delivery| {
+            let offset = delivery.message().id().to_string().parse().unwrap();
+            (delivery.tag().number, offset, delivery.is_suspect())
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn the_lowest_unfinished_is_committed_and_what_is_done_above_it() {
+        let mut partition = opened(Progress::at(10));
+        read(&mut partition, 10..20);
+        assert_eq!(take(&mut partition, 6).len(), 6);
+        for number in [1, 2, 4] {
+            assert!(partition.finish(number));
+        }
+        partition.tidy();
+        let progress = partition.progress();
+        assert_eq!(
+            (progress.offset, &progress.finished[..]),
+            (10, &[(11, 13), (14, 15)][..])
+        );
+        assert!(progress.lent > 16);
+        assert!(partition.finish(0) && !partition.finish(0));
+        partition.tidy();
+        assert_eq!(partition.progress().offset, 13);
+
+        // Who takes over from here repeats only what was not done.
+        let mut next = opened(partition.progress());
+        read(&mut next, 13..20);
+        let again: Vec<_> = take(&mut next, 10).iter().map(|taken| taken.1).collect();
+        assert_eq!(again, [13, 15, 16, 17, 18, 19]);
+    }
+
+    #[test]
+    fn what_was_lent_is_suspect_and_what_was_let_go_is_not() {
+        let mut partition = opened(Progress::at(0));
+        read(&mut partition, 0..5);
+        take(&mut partition, 3);
+        partition.finish(1);
+        let crashed = partition.progress();
+        let mut next = opened(crashed);
+        read(&mut next, 0..5);
+        let taken = take(&mut next, 5);
+        let suspects = taken.iter().map(|taken| (taken.1, taken.2));
+        assert!(suspects.eq([(0, true), (2, true), (3, true), (4, true)]));
+
+        partition.let_go();
+        let mut next = opened(partition.progress());
+        read(&mut next, 0..5);
+        assert!(take(&mut next, 5).iter().all(|taken| !taken.2));
+        // A suspect that is let go stays one.
+        let mut partition = opened(Progress {
+            suspects: 2,
+            ..Progress::at(0)
+        });
+        read(&mut partition, 0..4);
+        take(&mut partition, 4);
+        partition.let_go();
+        let mut next = opened(partition.progress());
+        read(&mut next, 0..4);
+        let suspects = take(&mut next, 4).into_iter().filter(|taken| taken.2);
+        assert_eq!(suspects.count(), 2);
+    }
+
+    #[test]
+    fn runs_alone_are_counted_until_they_are_settled() {
+        let mut partition = opened(Progress::at(0));
+        read(&mut partition, 0..2);
+        take(&mut partition, 2);
+        assert_eq!(
+            (partition.isolate(0), partition.isolate(0)),
+            (Some(0), Some(0))
+        );
+        let mut next = opened(partition.progress());
+        read(&mut next, 0..2);
+        take(&mut next, 2);
+        assert_eq!(next.isolate(0), Some(1));
+        assert!(next.give_back(0));
+        assert_eq!(next.progress().alone, BTreeMap::from([(0, 1)]));
+        assert_eq!(next.isolate(1), Some(0));
+        assert!(next.finish(1));
+        assert_eq!(next.progress().alone, BTreeMap::from([(0, 1)]));
+        assert_eq!(next.isolate(7), None);
+    }
+
+    #[test]
+    fn what_is_given_back_is_read_again_in_order() {
+        let mut partition = opened(Progress::at(0));
+        read(&mut partition, 0..8);
+        take(&mut partition, 5);
+        assert!(partition.give_back(3) && partition.give_back(1));
+        partition.finish(0);
+        partition.tidy();
+        assert_eq!(partition.reread(), Some(1));
+        assert_eq!(partition.lowest(), 1);
+        read(&mut partition, 1..10);
+        let again: Vec<_> = take(&mut partition, 10)
+            .iter()
+            .map(|taken| (taken.0, taken.1))
+            .collect();
+        assert_eq!(
+            again,
+            [(5, 1), (6, 3), (7, 5), (8, 6), (9, 7), (10, 8), (11, 9)]
+        );
+        assert!(!partition.finish(1), "it was given back");
+        for number in [2, 4, 5, 6, 7, 8, 9, 10, 11] {
+            assert!(partition.finish(number), "{number}");
+        }
+        partition.tidy();
+        assert_eq!(
+            partition.progress(),
+            Progress {
+                lent: partition.wanted,
+                ..Progress::at(10)
+            }
+        );
+    }
+
+    #[test]
+    fn what_no_binding_lets_in_waits_until_that_is_certain() {
+        let mut partition = opened(Progress::at(0));
+        for offset in 0..6 {
+            assert_eq!(partition.place(offset), Place::New);
+            match offset {
+                2 => partition.push(offset, message(offset)),
+                _ => partition.pass(offset, u64::from(offset > 3)),
+            }
+        }
+        assert_eq!(partition.progress().offset, 0);
+        partition.confirm(0);
+        assert_eq!(partition.progress().offset, 2);
+        assert!(partition.waits_for(1) && !partition.waits_for(0));
+        // Another binding: what is left is read again, and what was confirmed is not.
+        take(&mut partition, 1);
+        assert_eq!(partition.reconsider(), Some(4));
+        read(&mut partition, 4..7);
+        let taken: Vec<_> = take(&mut partition, 9)
+            .iter()
+            .map(|taken| taken.1)
+            .collect();
+        assert_eq!(taken, [4, 5, 6]);
+        assert_eq!(partition.lowest(), 2);
+    }
+
+    #[test]
+    fn no_more_is_handed_out_than_the_broker_knows() {
+        let mut partition = opened(Progress::at(0));
+        read(&mut partition, 0..1_000);
+        assert_eq!(take(&mut partition, 1_000).len(), 256);
+        assert!(partition.is_short() && partition.has_changed());
+        let lent = partition.progress().lent;
+        assert!(lent > 256);
+        assert!(take(&mut partition, 1_000).is_empty());
+        partition.told(lent);
+        assert!(!take(&mut partition, 1_000).is_empty());
+    }
+
+    #[test]
+    fn offsets_that_do_not_exist_are_no_hindrance() {
+        let mut partition = opened(Progress::at(0));
+        for offset in [3, 7, 20] {
+            assert_eq!(partition.place(offset), Place::New);
+            partition.push(offset, message(offset));
+        }
+        take(&mut partition, 3);
+        for number in [2, 1, 0] {
+            partition.finish(number);
+        }
+        partition.tidy();
+        assert_eq!(partition.lowest(), 21);
+    }
+}

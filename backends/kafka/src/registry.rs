@@ -1,0 +1,258 @@
+//! The topology topic as this process has it: one thread reads it, one asks where it ends.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use event_core::{ConnectionState, Error, ErrorKind, Result};
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    config::FromClientConfigAndContext,
+    consumer::{BaseConsumer, Consumer as _},
+    error::{KafkaError, RDKafkaErrorCode as Code},
+};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    admin::{Admin, ends},
+    client::Context,
+    error,
+    shared::lock,
+    signal::Signal,
+    table::Table,
+    url::Endpoints,
+};
+
+/// Called with where the topic ends, as of a moment after it was asked for.
+type Question = Box<dyn FnOnce(Result<i64>) + Send>;
+
+/// What the topology topic says, and how it is known that nothing newer stands in it.
+pub(crate) struct Registry {
+    topic: String,
+    table: watch::Receiver<Arc<Table>>,
+    questions: Mutex<mpsc::Sender<Question>>,
+    listeners: Arc<Mutex<Vec<Weak<Signal>>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Registry {
+    /// Starts to read the topic, which exists.
+    pub(crate) fn start(endpoints: &Endpoints, admin: &Arc<Admin>) -> Result<Arc<Self>> {
+        let (told, table) = watch::channel(Arc::default());
+        let (questions, asked) = mpsc::channel();
+        let registry = Arc::new(Self {
+            topic: endpoints.topology.clone(),
+            table,
+            questions: Mutex::new(questions),
+            listeners: Arc::default(),
+            stop: Arc::default(),
+        });
+        let mut config = endpoints.config();
+        for (name, value) in [
+            // The client wants one; nothing is committed, and no group is joined.
+            ("group.id", "switchboard"),
+            ("enable.auto.commit", "false"),
+            ("auto.offset.reset", "earliest"),
+            // What is declared is to be known at once.
+            ("fetch.wait.max.ms", "100"),
+        ] {
+            config.set(name, value);
+        }
+        let reader =
+            BaseConsumer::from_config_and_context(&config, Context(admin.health().clone()))
+                .map_err(|error| error::of("read the topology topic", &error))?;
+        let reading = Reading {
+            topic: registry.topic.clone(),
+            told,
+            listeners: registry.listeners.clone(),
+            stop: registry.stop.clone(),
+        };
+        spawn("switchboard-topology", move || reading.run(&reader))?;
+        let (topic, stop) = (registry.topic.clone(), registry.stop.clone());
+        let admin = admin.clone();
+        spawn("switchboard-ask", move || {
+            ask(&admin, &topic, &asked, &stop)
+        })?;
+        Ok(registry)
+    }
+
+    pub(crate) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// What is known now.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.table.borrow().clone()
+    }
+
+    /// What stands in the topic at some moment from now on.
+    pub(crate) async fn current(&self, deadline: Instant) -> Result<Arc<Table>> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Box::new(move |end| _ = answer.send(end)));
+        let end = match timeout_at(deadline, answered).await {
+            Ok(Ok(end)) => end?,
+            Ok(Err(_)) => return Err(error::closed()),
+            Err(_) => return Err(error::silent("say where the topology topic ends")),
+        };
+        self.reached(end, deadline).await
+    }
+
+    /// What stands in the topic when it was read up to here.
+    pub(crate) async fn reached(&self, end: i64, deadline: Instant) -> Result<Arc<Table>> {
+        let mut table = self.table.clone();
+        let read = timeout_at(deadline, table.wait_for(|table| table.position >= end)).await;
+        match read {
+            Ok(Ok(table)) => Ok(table.clone()),
+            Ok(Err(_)) => Err(error::closed()),
+            Err(_) => Err(error::silent("read the topology topic")),
+        }
+    }
+
+    /// Asks where the topic ends.
+    pub(crate) fn ask(&self, question: Question) {
+        if let Err(mpsc::SendError(question)) = lock(&self.questions).send(question) {
+            question(Err(error::closed()));
+        }
+    }
+
+    /// Raises a signal whenever something new stands in the topic.
+    pub(crate) fn listen(&self, signal: &Arc<Signal>) {
+        let mut listeners = lock(&self.listeners);
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(Arc::downgrade(signal));
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, SeqCst);
+        // It waits for a question.
+        self.ask(Box::new(drop));
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.map(drop).map_err(|error| {
+        Error::new(ErrorKind::Internal, "cannot start a thread").with_source(error)
+    })
+}
+
+struct Reading {
+    topic: String,
+    told: watch::Sender<Arc<Table>>,
+    listeners: Arc<Mutex<Vec<Weak<Signal>>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Reading {
+    fn run(self, reader: &BaseConsumer<Context>) {
+        let mut table = Table::default();
+        self.begin(reader);
+        while !self.stop.load(SeqCst) {
+            let mut news = false;
+            let mut next = reader.poll(Duration::from_millis(100));
+            while let Some(polled) = next {
+                match polled {
+                    Ok(record) => {
+                        let key = record.key().unwrap_or_default();
+                        table.take(record.offset(), key, record.payload());
+                        news = true;
+                    }
+                    Err(error) => {
+                        if self.is_gone(&error) {
+                            // Whoever declares, declares it anew; it begins with nothing.
+                            tracing::error!(
+                                target: "switchboard", topic = self.topic, %error,
+                                "the topology topic is gone or was cut off; queues have to be declared again"
+                            );
+                            table = Table::default();
+                            news = true;
+                            thread::sleep(Duration::from_millis(100));
+                            self.begin(reader);
+                        }
+                    }
+                }
+                next = reader.poll(Duration::ZERO);
+            }
+            if news {
+                self.told.send_replace(Arc::new(table.clone()));
+                let listeners = lock(&self.listeners).clone();
+                listeners
+                    .iter()
+                    .filter_map(Weak::upgrade)
+                    .for_each(|listener| listener.raise());
+            }
+        }
+    }
+
+    fn begin(&self, reader: &BaseConsumer<Context>) {
+        let mut all = TopicPartitionList::new();
+        let assigned = all
+            .add_partition_offset(&self.topic, 0, Offset::Beginning)
+            .and_then(|()| reader.assign(&all));
+        if let Err(error) = assigned {
+            tracing::error!(target: "switchboard", topic = self.topic, %error, "the topology topic cannot be read");
+        }
+    }
+
+    fn is_gone(&self, error: &KafkaError) -> bool {
+        matches!(
+            error.rdkafka_error_code(),
+            Some(
+                Code::UnknownTopicOrPartition
+                    | Code::UnknownTopic
+                    | Code::UnknownPartition
+                    | Code::OffsetOutOfRange
+                    | Code::AutoOffsetReset
+            )
+        )
+    }
+}
+
+/// Answers questions: all that wait with one request, which begins after they were asked.
+fn ask(admin: &Admin, topic: &str, asked: &mpsc::Receiver<Question>, stop: &AtomicBool) {
+    let health = admin.health();
+    loop {
+        let waiting = asked.recv_timeout(Duration::from_millis(500));
+        if stop.load(SeqCst) {
+            return;
+        }
+        let mut questions = Vec::new();
+        match waiting {
+            Ok(question) => questions.push(question),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            // Somebody has to notice that the brokers are back.
+            Err(mpsc::RecvTimeoutError::Timeout) if health.is_down() => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => continue,
+        }
+        questions.extend(asked.try_iter());
+        let end = ends(admin.asking(), topic, 1);
+        if end.is_ok() {
+            health.set(ConnectionState::Connected);
+        }
+        let end = end
+            .map(|ends| ends.first().copied().unwrap_or(0))
+            .map_err(|error| error::of("say where the topology topic ends", &error));
+        for question in questions {
+            question(end.clone());
+        }
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("topic", &self.topic)
+            .field("position", &self.table.borrow().position)
+            .finish_non_exhaustive()
+    }
+}
