@@ -127,6 +127,11 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
             config.set(name, value);
         }
     }
+    if config.get("max.poll.interval.ms").is_none() {
+        // So long the group waits for a member in a rebalance.
+        let wait = (3 * shared.endpoints.drain).max(spec.lease).as_millis();
+        config.set("max.poll.interval.ms", wait.max(300_000).to_string());
+    }
     let most = shared.endpoints.max_message;
     if config.get("fetch.message.max.bytes").is_none() {
         config.set("fetch.message.max.bytes", (1 << 20).max(most).to_string());
@@ -152,7 +157,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         runtime: tokio::runtime::Handle::current(),
         held: held.clone(),
         queue: spec.name.clone(),
-        drain: spec.lease.min(Duration::from_secs(60)),
+        drain: shared.endpoints.drain,
         default_key: RoutingKey::new(&shared.endpoints.default_key)?,
         template: shared.endpoints.topic.clone(),
         kind,
@@ -166,6 +171,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         asked: None,
         commit: Commit::default(),
         told_at: Instant::now(),
+        beat_at: Instant::now(),
         marked_at: Instant::now(),
         swept_at: Instant::now(),
         looked_at: Instant::now(),
@@ -309,6 +315,7 @@ struct Thread {
     asked: Option<(u64, EndAnswer)>,
     commit: Commit,
     told_at: Instant,
+    beat_at: Instant,
     marked_at: Instant,
     swept_at: Instant,
     looked_at: Instant,
@@ -1030,10 +1037,14 @@ impl Thread {
                 }
             }
             partition.tidy();
+            let is_short = partition.is_short();
             ready = state.ready();
             state.changes += 1;
+            state.urgent |= is_short;
             drop(state);
-            self.held.tell_reader();
+            if !is_short {
+                self.held.tell_reader();
+            }
         }
         if has_unmatched {
             self.pass(ticket);
@@ -1177,6 +1188,10 @@ impl Thread {
             return;
         };
         let mut state = self.held.lock();
+        if self.beat_at.elapsed() >= COMMIT {
+            self.beat_at = now;
+            state.partitions.iter_mut().for_each(Partition::beat);
+        }
         if !state.urgent && self.told_at.elapsed() < COMMIT {
             return;
         }

@@ -95,6 +95,9 @@ pub(crate) fn failed(what: &str, code: Code) -> Error {
         | Code::LeaderNotAvailable
         | Code::NotLeaderForPartition
         | Code::NetworkException
+        | Code::FencedLeaderEpoch
+        | Code::UnknownLeaderEpoch
+        | Code::OffsetNotAvailable
         | Code::CoordinatorNotAvailable
         | Code::CoordinatorLoadInProgress
         | Code::NotCoordinator

@@ -7,8 +7,10 @@ use smol_str::SmolStr;
 
 use crate::progress::Progress;
 
-/// How many offsets are lent at first, and at least: what may be handed out before the broker is told again.
-const LEAST_LENT: i64 = 256;
+/// From so many deliveries between two beats on, more is lent than was read: telling the broker of each would cost
+/// more than the suspicion of some that nobody had.
+const BUSY: i64 = 64;
+/// The most that is lent beyond what was read.
 const MOST_LENT: i64 = 16_384;
 
 /// How many deliveries may be finished above the lowest that is not: a crash may repeat those that do not fit into
@@ -43,10 +45,11 @@ pub(crate) struct Partition {
     alone: BTreeMap<i64, u32>,
     /// Those that run alone now, with what is to stand there if they are given back.
     running: BTreeMap<i64, u32>,
-    /// Below this the broker knows that it may be handed out; below `wanted` it is to know.
+    /// Below this the broker knows that it may be handed out.
     lent: i64,
-    wanted: i64,
-    lending: i64,
+    /// How much more is lent than was read, and how much was handed out since the last beat.
+    ahead: i64,
+    handed_out: i64,
     stage: Stage,
     /// Something that the broker does not know.
     changed: bool,
@@ -115,8 +118,8 @@ impl Partition {
             alone: progress.alone,
             running: BTreeMap::new(),
             lent: start,
-            wanted: start + LEAST_LENT,
-            lending: LEAST_LENT,
+            ahead: 0,
+            handed_out: 0,
             stage: Stage::Ours,
             changed: true,
         }
@@ -185,6 +188,8 @@ impl Partition {
     /// A record for the queue.
     pub(crate) fn push(&mut self, offset: i64, message: Message) {
         self.put(offset, offset + 1, State::Ready);
+        // It is handed out when the broker knows that it may be.
+        self.changed |= offset >= self.lent;
         self.ready_bytes += message.payload().len();
         self.ready.push_back((offset, message));
     }
@@ -282,9 +287,7 @@ impl Partition {
             && let Some((offset, _)) = self.ready.front()
         {
             if *offset >= self.lent {
-                // It goes faster than the broker is told.
-                self.lending = (2 * self.lending).min(MOST_LENT);
-                self.lend(*offset + self.lending);
+                self.changed = true;
                 return;
             }
             let Some((offset, message)) = self.ready.pop_front() else {
@@ -297,6 +300,7 @@ impl Partition {
             let number = self.first_number + self.numbers.len() as u64;
             self.numbers.push_back(Some(offset));
             self.held += 1;
+            self.handed_out += 1;
             self.handed = self.handed.max(offset + 1);
             let tag = DeliveryTag {
                 generation: self.generation,
@@ -305,16 +309,26 @@ impl Partition {
             let suspect = offset < self.suspects;
             deliveries.push(Delivery::new(message, tag).with_suspicion(suspect));
         }
-        if self.handed + self.lending / 2 > self.wanted {
-            self.lend(self.handed + self.lending);
-        }
     }
 
-    fn lend(&mut self, to: i64) {
-        if to > self.wanted {
-            self.wanted = to;
-            self.changed = true;
-        }
+    /// Comes at regular times: what is lent beyond what was read is as much as goes in two beats.
+    pub(crate) fn beat(&mut self) {
+        let recent = std::mem::take(&mut self.handed_out);
+        let ahead = match recent {
+            BUSY.. => (2 * recent).min(MOST_LENT),
+            _ => self.ahead / 4,
+        };
+        self.changed |= ahead != self.ahead;
+        self.ahead = ahead;
+    }
+
+    /// What is to be lent.
+    fn lending(&self) -> i64 {
+        let read = self
+            .ready
+            .back()
+            .map_or(self.handed, |(offset, _)| offset + 1);
+        read.max(self.handed) + self.ahead
     }
 
     /// Whether something could be handed out if the broker knew more.
@@ -460,15 +474,18 @@ impl Partition {
             open = entry.state == State::Finished && self.again.is_none();
         }
         finished.extend(self.finished.iter().copied());
-        let is_left = self.stage == Stage::Left;
+        let lent = match self.stage {
+            Stage::Ours => self.lending().max(offset),
+            // As much as it was: what is held is still in somebody's hands.
+            Stage::Leaving => self.handed.max(offset),
+            Stage::Left => offset,
+        };
+        // Less is lent from the moment on that the broker is told so.
+        self.lent = self.lent.min(lent);
         Progress {
             offset,
             finished,
-            lent: if is_left {
-                offset
-            } else {
-                self.wanted.max(offset)
-            },
+            lent,
             suspects: self.suspects.max(offset),
             alone: self
                 .alone
@@ -478,9 +495,9 @@ impl Partition {
         }
     }
 
-    /// The broker was told; what it was told was made when this was wanted.
+    /// The broker was told that so much is lent.
     pub(crate) fn told(&mut self, lent: i64) {
-        self.lent = self.lent.max(lent);
+        self.lent = lent;
     }
 
     /// It was not told.
@@ -510,14 +527,18 @@ mod tests {
     }
 
     fn opened(progress: Progress) -> Partition {
-        let mut partition = Partition::new("order".into(), 0, 1, progress);
-        let lent = partition.progress().lent;
-        partition.told(lent);
-        partition
+        Partition::new("order".into(), 0, 1, progress)
+    }
+
+    fn commit(partition: &mut Partition) -> Progress {
+        let progress = partition.progress();
+        partition.told(progress.lent);
+        progress
     }
 
     fn take(partition: &mut Partition, most: usize) -> Vec<(u64, i64, bool)> {
         let mut deliveries = Vec::new();
+        commit(partition);
         partition.take(most, &mut deliveries);
         let shown = deliveries.iter().map(|delivery| {
             let offset = delivery.message().id().to_string().parse().unwrap();
@@ -540,7 +561,7 @@ mod tests {
             (progress.offset, &progress.finished[..]),
             (10, &[(11, 13), (14, 15)][..])
         );
-        assert!(progress.lent > 16);
+        assert_eq!(progress.lent, 20);
         assert!(partition.finish(0) && !partition.finish(0));
         partition.tidy();
         assert_eq!(partition.progress().offset, 13);
@@ -628,13 +649,7 @@ mod tests {
             assert!(partition.finish(number), "{number}");
         }
         partition.tidy();
-        assert_eq!(
-            partition.progress(),
-            Progress {
-                lent: partition.wanted,
-                ..Progress::at(10)
-            }
-        );
+        assert_eq!(partition.progress(), Progress::at(10));
     }
 
     #[test]
@@ -667,13 +682,27 @@ mod tests {
     fn no_more_is_handed_out_than_the_broker_knows() {
         let mut partition = opened(Progress::at(0));
         read(&mut partition, 0..1_000);
-        assert_eq!(take(&mut partition, 1_000).len(), 256);
-        assert!(partition.is_short() && partition.has_changed());
-        let lent = partition.progress().lent;
-        assert!(lent > 256);
-        assert!(take(&mut partition, 1_000).is_empty());
-        partition.told(lent);
-        assert!(!take(&mut partition, 1_000).is_empty());
+        let mut deliveries = Vec::new();
+        partition.take(9, &mut deliveries);
+        assert!(deliveries.is_empty() && partition.is_short() && partition.has_changed());
+        assert_eq!(commit(&mut partition).lent, 1_000);
+        partition.take(700, &mut deliveries);
+        assert_eq!(deliveries.len(), 700);
+        // It is busy: more is lent than was read.
+        partition.beat();
+        assert_eq!(commit(&mut partition).lent, 2_400);
+        read(&mut partition, 1_000..1_010);
+        partition.take(700, &mut deliveries);
+        assert_eq!(deliveries.len(), 1_010);
+        // It is not any more: less is lent from the moment on that it says so.
+        for _ in 0..8 {
+            partition.beat();
+        }
+        assert!(partition.has_changed());
+        assert_eq!(partition.progress().lent, 1_010);
+        read(&mut partition, 1_010..1_011);
+        partition.take(1, &mut deliveries);
+        assert_eq!(deliveries.len(), 1_010);
     }
 
     #[test]

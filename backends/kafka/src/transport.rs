@@ -35,6 +35,7 @@ impl KafkaTransport {
     /// | `replication` | how many replicas topics are made with | the brokers' default for exchanges, 3 for the rest if there are as many |
     /// | `retention` | for how many hours topics of exchanges that are made keep records | the brokers' default |
     /// | `default_key` | the routing key of records of other programs that have none | empty |
+    /// | `drain` | milliseconds that a partition which goes to another process waits for what has begun | 60000 |
     /// | `max_message` | the most bytes of a message | 1000000 |
     /// | `tls` | encrypts, with the feature `kafka-tls` | `false` |
     /// | `connection_timeout` | milliseconds until it is given up to connect | 5000 |

@@ -13,11 +13,12 @@ const FORM: UrlForm = UrlForm {
     example: "`kafka://user:password@host:9092,host:9092/`",
 };
 
-const OPTIONS: [&str; 12] = [
+const OPTIONS: [&str; 13] = [
     "cacertfile",
     "certfile",
     "connection_timeout",
     "default_key",
+    "drain",
     "keyfile",
     "max_message",
     "partitions",
@@ -119,6 +120,8 @@ pub(crate) struct Endpoints {
     /// The most bytes that a message may have.
     pub(crate) max_message: usize,
     pub(crate) connection_timeout: Duration,
+    /// How long partitions that go to another process wait for what has begun.
+    pub(crate) drain: Duration,
     /// Settings of librdkafka.
     settings: Vec<(String, String)>,
 }
@@ -155,6 +158,7 @@ impl Endpoints {
             default_key: String::new(),
             max_message: 1_000_000,
             connection_timeout: Duration::from_secs(5),
+            drain: Duration::from_secs(60),
             settings: Vec::new(),
         };
         endpoints.options(&url)?;
@@ -176,6 +180,7 @@ impl Endpoints {
                 "default_key" if text.len() > 255 => {
                     return Err(url.wrong("`default_key` has at most 255 bytes"));
                 }
+                "drain" => self.drain = Duration::from_millis(option.number(1, 3_600_000)?),
                 "default_key" => text.clone_into(&mut self.default_key),
                 "max_message" => {
                     self.max_message =

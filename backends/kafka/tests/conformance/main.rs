@@ -19,7 +19,8 @@ fn main() -> ExitCode {
     let url: Arc<str> = url.into();
     let broker = move |_: &str| {
         let connect = |url: String| async move {
-            let url = format!("{url}?partitions=3&max_message={MAX_MESSAGE}");
+            // Longer than handlers take that are not to be interrupted.
+            let url = format!("{url}?partitions=3&max_message={MAX_MESSAGE}&drain=15000");
             Ok(Arc::new(KafkaTransport::connect(&url).await?) as Arc<dyn Transport>)
         };
         Proxied::new(url.clone(), move |url| Box::pin(connect(url))).with_max_message(MAX_MESSAGE)
