@@ -47,6 +47,8 @@ const COMMIT: Duration = Duration::from_millis(200);
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long the end may wait for a last commit.
 const LAST: Duration = Duration::from_secs(5);
+/// How long the start of a consumer waits for the group.
+const JOIN: Duration = Duration::from_secs(5);
 /// How much may be read and not handed out: messages, and bytes of them.
 const READY: (usize, usize) = (4_096, 8 << 20);
 /// How many records of a partition are read before others have their turn.
@@ -157,6 +159,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         runtime: tokio::runtime::Handle::current(),
         held: held.clone(),
         queue: spec.name.clone(),
+        prefetch: spec.prefetch,
         drain: shared.endpoints.drain,
         default_key: RoutingKey::new(&shared.endpoints.default_key)?,
         template: shared.endpoints.topic.clone(),
@@ -179,9 +182,12 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
     };
     let named = thread::Builder::new().name("switchboard-consume".to_owned());
     let spawned = named.spawn(move || thread.run());
-    spawned.map(drop).map_err(|error| {
+    spawned.map_err(|error| {
         Error::new(ErrorKind::Internal, "cannot start a thread to consume").with_source(error)
-    })
+    })?;
+    // Who begins to publish now finds it there, unless others are still busy with what they have to let go.
+    held.wait_joined(JOIN).await;
+    Ok(())
 }
 
 /// What the client says to its consumer.
@@ -301,6 +307,7 @@ struct Thread {
     runtime: tokio::runtime::Handle,
     held: Arc<Held>,
     queue: QueueName,
+    prefetch: usize,
     drain: Duration,
     default_key: RoutingKey,
     template: String,
@@ -328,6 +335,7 @@ impl Thread {
         if let Err(fatal) = result {
             self.held.lock().fatal = Some(fatal);
             self.held.tell_reader();
+            self.held.joined();
             // It is left at once: others may do better.
         }
         self.end();
@@ -376,6 +384,7 @@ impl Thread {
             starts,
             filter: Filter::default(),
         };
+        self.held.joined();
         Ok(())
     }
 
@@ -518,7 +527,11 @@ impl Thread {
                 self.revoke(next);
                 continue;
             }
-            if let Err(error) = self.assign(&next.partitions) {
+            let assigned = self.assign(&next.partitions);
+            if assigned.is_ok() {
+                self.held.joined();
+            }
+            if let Err(error) = assigned {
                 if !error.is_retryable() {
                     return Err(error);
                 }
@@ -699,7 +712,13 @@ impl Thread {
             is_lost: false,
         };
         let result = self.attach(&mut lane, start);
-        let mut opened = Partition::new(topic.clone(), partition, generation, progress);
+        let mut opened = Partition::new(
+            topic.clone(),
+            partition,
+            generation,
+            self.prefetch,
+            progress,
+        );
         if self.is_ephemeral() {
             opened.told(i64::MAX);
         }
@@ -1391,8 +1410,12 @@ impl Thread {
             let changes = {
                 let mut state = self.held.lock();
                 let is_crash = state.end == Some(End::Abandoned) && state.held() > 0;
-                if !is_crash {
-                    state.partitions.iter_mut().for_each(Partition::let_go);
+                for partition in &mut state.partitions {
+                    match is_crash {
+                        // What was read and not handed out was in nobody's hands.
+                        true => partition.leave(),
+                        false => partition.let_go(),
+                    }
                 }
                 state.changes += 1;
                 state.urgent = true;

@@ -47,7 +47,9 @@ pub(crate) struct Partition {
     running: BTreeMap<i64, u32>,
     /// Below this the broker knows that it may be handed out.
     lent: i64,
-    /// How much more is lent than was read, and how much was handed out since the last beat.
+    /// The most deliveries that a consumer holds: more than that need not be lent at a time.
+    window: usize,
+    /// How much more is lent than that, and how much was handed out since the last beat.
     ahead: i64,
     handed_out: i64,
     stage: Stage,
@@ -96,7 +98,13 @@ pub(crate) enum Place {
 }
 
 impl Partition {
-    pub(crate) fn new(topic: SmolStr, number: i32, generation: u64, progress: Progress) -> Self {
+    pub(crate) fn new(
+        topic: SmolStr,
+        number: i32,
+        generation: u64,
+        window: usize,
+        progress: Progress,
+    ) -> Self {
         let start = progress.offset;
         Self {
             topic,
@@ -118,6 +126,7 @@ impl Partition {
             alone: progress.alone,
             running: BTreeMap::new(),
             lent: start,
+            window: window.max(1),
             ahead: 0,
             handed_out: 0,
             stage: Stage::Ours,
@@ -324,11 +333,10 @@ impl Partition {
 
     /// What is to be lent.
     fn lending(&self) -> i64 {
-        let read = self
-            .ready
-            .back()
-            .map_or(self.handed, |(offset, _)| offset + 1);
-        read.max(self.handed) + self.ahead
+        let last = self.ready.len().min(self.window).checked_sub(1);
+        let last = last.and_then(|last| self.ready.get(last));
+        let next = last.map_or(self.handed, |(offset, _)| offset + 1);
+        next.max(self.handed) + self.ahead
     }
 
     /// Whether something could be handed out if the broker knew more.
@@ -527,7 +535,7 @@ mod tests {
     }
 
     fn opened(progress: Progress) -> Partition {
-        Partition::new("order".into(), 0, 1, progress)
+        Partition::new("order".into(), 0, 1, 1_000, progress)
     }
 
     fn commit(partition: &mut Partition) -> Progress {

@@ -41,6 +41,8 @@ pub(crate) struct Held {
     pub(crate) signal: Arc<Signal>,
     /// Up to which change the broker was told.
     told: watch::Sender<u64>,
+    /// It has partitions, or is told that there are none for it.
+    joined: watch::Sender<bool>,
     /// The thread has nothing more to do with the broker.
     ended: watch::Sender<bool>,
 }
@@ -93,6 +95,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, spec: &QueueSpec) -> Result<Subsc
         arrived: Notify::new(),
         signal: Arc::default(),
         told: watch::channel(0).0,
+        joined: watch::channel(false).0,
         ended: watch::channel(false).0,
     });
     consumer::start(shared, spec, &held).await?;
@@ -132,6 +135,18 @@ impl Held {
     /// The broker knows everything up to this change.
     pub(crate) fn told(&self, changes: u64) {
         self.told.send_replace(changes);
+    }
+
+    /// The group answered.
+    pub(crate) fn joined(&self) {
+        self.joined.send_replace(true);
+    }
+
+    /// Waits until the group has answered, at most for so long.
+    pub(crate) async fn wait_joined(&self, most: Duration) {
+        let mut joined = self.joined.subscribe();
+        // Without an answer it goes on: partitions come when they come.
+        let _ = tokio::time::timeout(most, joined.wait_for(|joined| *joined)).await;
     }
 
     /// The broker has nothing more to do with it.
@@ -266,12 +281,19 @@ impl Reader {
             }
             state.held() > 0
         };
-        if !is_held && !held.wait_ended().await {
-            tracing::warn!(
-                target: "switchboard",
-                queue = %self.halves.spec.name,
-                "the broker did not answer when the consumer left; it gives its partitions to others after the lease"
-            );
+        if !is_held {
+            let is_left = held.wait_ended().await;
+            let changes = held.lock().changes;
+            if held.told_up_to() < changes {
+                return Err(error::silent("commit what is done"));
+            }
+            if !is_left {
+                tracing::warn!(
+                    target: "switchboard",
+                    queue = %self.halves.spec.name,
+                    "the broker did not answer when the consumer left; others take over after its lease"
+                );
+            }
         }
         Ok(Arrival::Ended)
     }

@@ -20,7 +20,7 @@ use crate::{
 
 cases!(Release:
     a_process_that_joins_uses_no_attempts,
-    a_rebalance_gives_back_what_has_not_begun,
+    a_rebalance_gives_back_what_has_not_begun [HandOver],
     a_rebalance_waits_for_what_has_begun_as_long_as_it_may,
 );
 
