@@ -1,7 +1,7 @@
 //! A subscription: the reader, and what settles.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -22,7 +22,7 @@ use crate::{
     client::PATIENCE,
     consumer, error,
     partition::{Partition, Stage},
-    producer::Record,
+    producer::{Answered, Record, answer},
     shared::{Shared, lock},
     signal::Signal,
     topology, wire,
@@ -49,6 +49,8 @@ pub(crate) struct Held {
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    /// Copies that had no answer when they were waited for: they may still be stored, and are not made again before.
+    copies: HashMap<DeliveryTag, Answered>,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) arrivals: VecDeque<Arrival>,
     pub(crate) fatal: Option<Error>,
@@ -98,8 +100,13 @@ pub(crate) async fn open(shared: &Arc<Shared>, spec: &QueueSpec) -> Result<Subsc
         joined: watch::channel(false).0,
         ended: watch::channel(false).0,
     });
-    consumer::start(shared, spec, &held).await?;
     shared.keep(&held);
+    consumer::start(shared, spec, &held).await?;
+    // It may have been closed meanwhile.
+    if let Err(closed) = shared.check_open() {
+        held.end(End::Closed);
+        return Err(closed);
+    }
     let halves = Arc::new(Halves {
         shared: shared.clone(),
         held,
@@ -498,26 +505,31 @@ impl Halves {
                 }
             }
         }
-        let records = copies
-            .iter_mut()
-            .map(|copy| std::mem::take(&mut copy.record));
-        let stored = self
-            .shared
-            .producer
-            .store(records.collect(), deadline)
-            .await;
+        let mut answers = self.send(&mut copies);
+        let mut stored = Vec::with_capacity(copies.len());
+        for answered in &mut answers {
+            stored.push(answer(answered, deadline).await);
+        }
         let mut alone = false;
         let mut state = self.held.lock();
         state.changes += 1;
-        for (copy, stored) in copies.iter().zip(stored) {
-            if let Err(code) = stored {
-                self.shared.forget_topics(&self.spec.name, code);
-                let what = match copy.target {
-                    Target::Retry(_) => "store a retry",
-                    Target::Dead => "store a dead letter",
-                };
-                results[copy.at] = Err(error::failed(what, code));
-                continue;
+        for ((copy, stored), answered) in copies.iter().zip(stored).zip(answers) {
+            let what = match copy.target {
+                Target::Retry(_) => "store a retry",
+                Target::Dead => "store a dead letter",
+            };
+            match stored {
+                Some(Ok(_)) => {}
+                Some(Err(code)) => {
+                    self.shared.forget_topics(&self.spec.name, code);
+                    results[copy.at] = Err(error::failed(what, code));
+                    continue;
+                }
+                None => {
+                    state.copies.insert(copy.tag, answered);
+                    results[copy.at] = Err(error::silent(what));
+                    continue;
+                }
             }
             if let Some(partition) = state.partition(copy.tag.generation) {
                 alone |= partition.runs_alone(copy.tag.number);
@@ -527,6 +539,25 @@ impl Halves {
             }
         }
         self.settled(&mut state, alone)
+    }
+}
+
+impl Halves {
+    /// Sends copies. One that was sent before, and has no answer yet, is not sent again.
+    fn send(&self, copies: &mut [Copy]) -> Vec<Answered> {
+        let mut state = self.held.lock();
+        let sent: Vec<_> = copies
+            .iter()
+            .map(|copy| state.copies.remove(&copy.tag))
+            .collect();
+        drop(state);
+        let new = copies.iter_mut().zip(&sent);
+        let new = new.filter(|(_, sent)| sent.is_none());
+        let new = new.map(|(copy, _)| std::mem::take(&mut copy.record));
+        let mut new = self.shared.producer.send(new.collect()).into_iter();
+        sent.into_iter()
+            .filter_map(|sent| sent.or_else(|| new.next()))
+            .collect()
     }
 }
 
