@@ -168,14 +168,19 @@ mod tests {
         let text = only_broker(&several).unwrap_err().to_string();
         assert!(
             text.contains(URL_VARIABLE)
-                && text.contains("`amqp://localhost` or `redis://localhost` or `kafka://localhost`"),
+                && text
+                    .contains("`amqp://localhost` or `redis://localhost` or `kafka://localhost`"),
             "{text}"
         );
     }
 
     #[test]
     fn a_scheme_that_is_not_compiled_in_names_its_feature() {
-        for (scheme, feature) in [("amqps", "amqp"), ("redis+unix", "redis"), ("kafka", "kafka")] {
+        for (scheme, feature) in [
+            ("amqps", "amqp"),
+            ("redis+unix", "redis"),
+            ("kafka", "kafka"),
+        ] {
             let text = unavailable(scheme).to_string();
             let needed = format!("`{scheme}://` needs the feature `{feature}`; add it");
             assert!(text.contains(&needed), "{text}");

@@ -94,7 +94,9 @@ async fn without_a_url_it_is_the_only_broker() {
         [] => ("memory", "memory".to_owned()),
         [(_, name, place)] => (*name, (*place).to_owned()),
         ref several => {
-            let urls = several.iter().map(|(_, name, _)| format!("`{name}://localhost`"));
+            let urls = several
+                .iter()
+                .map(|(_, name, _)| format!("`{name}://localhost`"));
             ("none", urls.collect::<Vec<_>>().join(" or "))
         }
     };
