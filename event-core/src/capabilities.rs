@@ -33,11 +33,14 @@ pub enum Capability {
     DeleteQueue,
     /// Deliveries that may have killed their process run alone and are counted.
     Isolation,
+    /// What a process gives back goes to others at once, while it goes on with what it has begun. Without it, what
+    /// shares a partition with a running handler waits for that handler.
+    HandOver,
 }
 
 impl Capability {
     /// All of them, in the order of the capability table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Mandatory,
         Self::QueueCount,
         Self::DelayedRetry,
@@ -51,6 +54,7 @@ impl Capability {
         Self::Prune,
         Self::DeleteQueue,
         Self::Isolation,
+        Self::HandOver,
     ];
 
     /// Its name in the capability table.
@@ -69,6 +73,7 @@ impl Capability {
             Self::Prune => "prune bindings",
             Self::DeleteQueue => "delete a queue",
             Self::Isolation => "crash suspects run alone",
+            Self::HandOver => "hand over while others run",
         }
     }
 }

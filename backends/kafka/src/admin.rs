@@ -11,7 +11,7 @@ use std::{
 use event_core::{Error, ErrorKind, ExchangeName, Result};
 use rdkafka::{
     Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
@@ -25,6 +25,7 @@ use tokio::{
 use crate::{
     client::{Context, Health, PATIENCE},
     error, names,
+    producer::HEADROOM,
     shared::lock,
     url::Endpoints,
 };
@@ -57,6 +58,9 @@ impl Admin {
         let failed = |error: KafkaError| error::of("start a client", &error);
         let client =
             AdminClient::from_config_and_context(&config, context.clone()).map_err(failed)?;
+        let mut config = config;
+        // The ends of topics are where the next record goes, whatever transactions others have open.
+        config.set("isolation.level", "read_uncommitted");
         let asking = BaseConsumer::from_config_and_context(&config, context).map_err(failed)?;
         let admin = Self {
             endpoints: endpoints.clone(),
@@ -141,7 +145,11 @@ impl Admin {
             match self.partitions(topic).await? {
                 // It has no leaders yet.
                 Some(0) => {}
-                Some(count) => return Ok(count),
+                Some(count) if made || purpose == Purpose::Exchange => return Ok(count),
+                Some(count) => {
+                    self.fits(topic, purpose, count).await?;
+                    return Ok(count);
+                }
                 None if made => {}
                 None => {
                     self.create(topic, purpose).await?;
@@ -153,6 +161,48 @@ impl Admin {
                 return Err(error::silent(&format!("lead topic `{topic}`")));
             }
             sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Whether a topic of ours that somebody else made, by reading it perhaps, keeps what it has to keep.
+    async fn fits(&self, topic: &str, purpose: Purpose, partitions: i32) -> Result<()> {
+        let wrong = |what: &str| {
+            Err(Error::new(
+                ErrorKind::Setup,
+                format!(
+                    "topic `{topic}` was made by somebody else: {what}; delete it, and it is made as it has to be"
+                ),
+            ))
+        };
+        if purpose != Purpose::Retry && partitions != 1 {
+            return wrong("it has more than one partition");
+        }
+        let resource = [ResourceSpecifier::Topic(topic)];
+        let described = self.client().describe_configs(&resource, &options()).await;
+        let what = format!("look at the settings of topic `{topic}`");
+        let described = described.map_err(|error| error::of(&what, &error))?.pop();
+        let config = match described {
+            Some(Ok(config)) => config,
+            Some(Err(code)) => return Err(error::failed(&what, code)),
+            None => return Err(error::silent(&what)),
+        };
+        let value = |name: &str| config.get(name).and_then(|entry| entry.value.as_deref());
+        let is_compact = value("cleanup.policy") == Some("compact");
+        match purpose {
+            Purpose::Exchange => Ok(()),
+            Purpose::Topology | Purpose::Dead if !is_compact => {
+                wrong("its `cleanup.policy` is not `compact`")
+            }
+            Purpose::Retry if is_compact => wrong("its `cleanup.policy` is `compact`"),
+            Purpose::Retry if value("retention.ms") != Some("-1") => {
+                wrong("its `retention.ms` is not -1")
+            }
+            Purpose::Topology | Purpose::Retry
+                if value("message.timestamp.type") != Some("LogAppendTime") =>
+            {
+                wrong("its `message.timestamp.type` is not `LogAppendTime`")
+            }
+            _ => Ok(()),
         }
     }
 
@@ -185,6 +235,11 @@ impl Admin {
         if matches!(purpose, Purpose::Topology | Purpose::Retry) {
             // Its clock is the broker's.
             new = new.set("message.timestamp.type", "LogAppendTime");
+        }
+        let largest = (self.endpoints.max_message + 2 * HEADROOM).to_string();
+        if matches!(purpose, Purpose::Retry | Purpose::Dead) {
+            // A copy says more than its original.
+            new = new.set("max.message.bytes", &largest);
         }
         if replication == 3 {
             new = new.set("min.insync.replicas", "2");
@@ -318,7 +373,12 @@ pub(crate) fn bounds(
     let found = asking.offsets_for_times(asked, PATIENCE)?;
     let mut bounds = HashMap::new();
     for partition in found.elements() {
-        partition.error()?;
+        // One that is gone is no reason to know nothing of the others.
+        if let Err(error) = partition.error()
+            && !is_gone(&error)
+        {
+            return Err(error);
+        }
         if let Offset::Offset(offset) = partition.offset() {
             bounds.insert(
                 (partition.topic().to_owned(), partition.partition()),
@@ -327,6 +387,14 @@ pub(crate) fn bounds(
         }
     }
     Ok(bounds)
+}
+
+/// Whether a topic or partition is not there.
+pub(crate) fn is_gone(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
+    )
 }
 
 fn is_passing(error: &KafkaError) -> bool {

@@ -49,4 +49,8 @@ pub static CAPABILITIES: Capabilities = Capabilities::new("kafka")
     .with(
         Capability::Isolation,
         Support::Emulated("noted in the metadata of the committed offset"),
+    )
+    .with(
+        Capability::HandOver,
+        Support::Refused("a partition goes elsewhere as a whole, when what has begun of it is done"),
     );

@@ -101,13 +101,5 @@ impl rdkafka::consumer::ConsumerContext for Context {}
 
 /// What the client logs is for people who look for something: what matters is an error somewhere.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    if std::env::var_os("KDEBUG").is_some() {
-        eprintln!(
-            "{:?} {facility} {message}",
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default()
-        );
-    }
     tracing::debug!(target: "switchboard", ?level, facility, "librdkafka: {message}");
 }

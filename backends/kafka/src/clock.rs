@@ -18,6 +18,14 @@ impl BrokerClock {
         *self.lock() = Some((Instant::now(), millis));
     }
 
+    /// The broker stamped something with this time at some moment before: its clock shows at least this.
+    pub(crate) fn is_past(&self, millis: i64) {
+        let mut heard = self.lock();
+        if heard.is_none_or(|(at, then)| then + millis_since(at) < millis) {
+            *heard = Some((Instant::now(), millis));
+        }
+    }
+
     /// When the broker's clock will show this time, on the clock of this process that nobody sets; nothing while the
     /// broker has not been heard, which it is soon after every connection was made.
     pub(crate) fn reaches(&self, millis: i64) -> Option<Instant> {
@@ -29,6 +37,10 @@ impl BrokerClock {
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Instant, i64)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn millis_since(at: Instant) -> i64 {
+    i64::try_from(at.elapsed().as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -45,5 +57,9 @@ mod tests {
         assert!(in_a_minute >= before + Duration::from_secs(60));
         assert!(in_a_minute <= Instant::now() + Duration::from_secs(60));
         assert!(clock.reaches(4_000).unwrap() <= Instant::now());
+        clock.is_past(3_000);
+        assert_eq!(clock.reaches(65_000), Some(in_a_minute));
+        clock.is_past(65_000);
+        assert!(clock.reaches(65_000).unwrap() <= Instant::now());
     }
 }

@@ -36,8 +36,10 @@ use crate::{
     partition::{Partition, Place, Stage},
     progress::Progress,
     shared::{Shared, lock},
+    signal::Signal,
     subscription::{End, Held},
-    table::{Parts, Table},
+    table::{Fact, Parts, Spans, Table},
+    topology,
     wire::Reading,
 };
 
@@ -47,8 +49,14 @@ const COMMIT: Duration = Duration::from_millis(200);
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long the end may wait for a last commit.
 const LAST: Duration = Duration::from_secs(5);
+/// How long the start of a consumer waits for the group.
+const JOIN: Duration = Duration::from_secs(5);
 /// How much may be read and not handed out: messages, and bytes of them.
 const READY: (usize, usize) = (4_096, 8 << 20);
+/// How many records of each partition may be read and not handed out, however many partitions there are.
+const MIN_SHARE: usize = 64;
+/// How many bytes of a partition are read before others have their turn.
+const TURN_BYTES: usize = 1 << 20;
 /// How many records of a partition are read before others have their turn.
 const TURN: usize = 1_024;
 /// How often the end of a partition that nobody commits is noted in the topology topic.
@@ -80,7 +88,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
             let mut bindings = std::collections::BTreeMap::new();
             let mut starts = Vec::new();
             for binding in &spec.bindings {
-                bindings.insert(binding.clone(), crate::table::Spans::since(Vec::new()));
+                bindings.insert(binding.clone(), Spans::since(Vec::new()));
             }
             let exchanges: BTreeSet<_> = spec.bindings.iter().map(|b| &b.exchange).collect();
             for exchange in exchanges {
@@ -147,8 +155,12 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
     let signal = held.signal.clone();
     client.set_nonempty_callback(move || signal.raise());
     shared.registry.listen(&held.signal);
+    let client = Arc::new(client);
+    let (commits, jobs) = mpsc::channel();
+    let of = client.clone();
+    spawn("switchboard-commit", move || run_commits(of, &jobs))?;
     let thread = Thread {
-        client: Arc::new(client),
+        client,
         shared: Arc::downgrade(shared),
         admin: shared.admin.clone(),
         registry: shared.registry.clone(),
@@ -157,12 +169,14 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         runtime: tokio::runtime::Handle::current(),
         held: held.clone(),
         queue: spec.name.clone(),
+        prefetch: spec.prefetch,
         drain: shared.endpoints.drain,
         default_key: RoutingKey::new(&shared.endpoints.default_key)?,
         template: shared.endpoints.topic.clone(),
         kind,
         lanes: Vec::new(),
         subscribed: BTreeSet::new(),
+        turn: 0,
         filter: Filter::default(),
         table,
         checked: None,
@@ -170,16 +184,24 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         ticket: 0,
         asked: None,
         commit: Commit::default(),
+        commits,
         told_at: Instant::now(),
         beat_at: Instant::now(),
         marked_at: Instant::now(),
         swept_at: Instant::now(),
         looked_at: Instant::now(),
+        restored_at: Instant::now(),
         swept: HashMap::new(),
     };
-    let named = thread::Builder::new().name("switchboard-consume".to_owned());
-    let spawned = named.spawn(move || thread.run());
-    spawned.map(drop).map_err(|error| {
+    spawn("switchboard-consume", move || thread.run())?;
+    // Who begins to publish now finds it there, unless others are still busy with what they have to let go.
+    held.wait_joined(JOIN).await;
+    Ok(())
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.map(drop).map_err(|error| {
         Error::new(ErrorKind::Internal, "cannot start a thread to consume").with_source(error)
     })
 }
@@ -288,7 +310,49 @@ struct Commit {
 struct UnderWay {
     changes: u64,
     lent: Vec<(u64, i64)>,
-    result: mpsc::Receiver<Result<(), KafkaError>>,
+    result: mpsc::Receiver<Vec<Result<(), KafkaError>>>,
+}
+
+/// Something to commit: that waits for the broker, and so has a thread of its own.
+struct Job {
+    offsets: TopicPartitionList,
+    /// A result for each.
+    told: mpsc::Sender<Vec<Result<(), KafkaError>>>,
+    signal: Arc<Signal>,
+}
+
+/// Commits, one job after the other, until nobody has any more.
+fn run_commits(client: Arc<Client>, jobs: &mpsc::Receiver<Job>) {
+    for Job {
+        offsets,
+        told,
+        signal,
+    } in jobs
+    {
+        let all = client.commit(&offsets, CommitMode::Sync);
+        let results = match all {
+            // The error of one is said of all.
+            Err(_) if offsets.count() > 1 => commit_each(&client, &offsets),
+            result => vec![result; offsets.count()],
+        };
+        let _ = told.send(results);
+        signal.raise();
+    }
+    // The last one ends the client, which waits.
+    drop(client);
+}
+
+fn commit_each(client: &Client, offsets: &TopicPartitionList) -> Vec<Result<(), KafkaError>> {
+    let each = offsets.elements();
+    each.iter()
+        .map(|one| {
+            let mut alone = TopicPartitionList::new();
+            let mut element = alone.add_partition(one.topic(), one.partition());
+            element.set_metadata(one.metadata());
+            element.set_offset(one.offset())?;
+            client.commit(&alone, CommitMode::Sync)
+        })
+        .collect()
 }
 
 struct Thread {
@@ -301,12 +365,15 @@ struct Thread {
     runtime: tokio::runtime::Handle,
     held: Arc<Held>,
     queue: QueueName,
+    prefetch: usize,
     drain: Duration,
     default_key: RoutingKey,
     template: String,
     kind: Kind,
     lanes: Vec<Lane>,
     subscribed: BTreeSet<String>,
+    /// The partition that was read last.
+    turn: usize,
     filter: Filter,
     table: Arc<Table>,
     checked: Option<Arc<Table>>,
@@ -314,20 +381,24 @@ struct Thread {
     ticket: u64,
     asked: Option<(u64, EndAnswer)>,
     commit: Commit,
+    commits: mpsc::Sender<Job>,
     told_at: Instant,
     beat_at: Instant,
     marked_at: Instant,
     swept_at: Instant,
     looked_at: Instant,
+    restored_at: Instant,
     swept: HashMap<(SmolStr, i32), i64>,
 }
 
 impl Thread {
     fn run(mut self) {
+        let _over = Over(self.held.clone());
         let result = self.serve();
         if let Err(fatal) = result {
             self.held.lock().fatal = Some(fatal);
             self.held.tell_reader();
+            self.held.joined();
             // It is left at once: others may do better.
         }
         self.end();
@@ -342,7 +413,7 @@ impl Thread {
             self.look_for_partitions()?;
             self.reread();
             self.confirm();
-            let is_busy = self.read();
+            let is_busy = self.read()?;
             self.commit();
             self.let_go();
             self.sweep();
@@ -376,6 +447,7 @@ impl Thread {
             starts,
             filter: Filter::default(),
         };
+        self.held.joined();
         Ok(())
     }
 
@@ -423,6 +495,12 @@ impl Thread {
             | Code::FencedInstanceId
             | Code::InconsistentGroupProtocol
             | Code::Fatal => Err(error::failed(&what, code)),
+            Code::NotImplemented | Code::BadCompression | Code::BadMessage => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "cannot {what}: a record cannot be unpacked, because this build does not know its compression ({code})"
+                ),
+            )),
             _ => {
                 tracing::debug!(target: "switchboard", queue = %self.queue, %error, "a consumer met an error that passes");
                 Ok(())
@@ -467,16 +545,12 @@ impl Thread {
         self.subscribe(&parts)?;
         if is_new {
             let mut again = Vec::new();
-            let mut state = self.held.lock();
-            for lane in &self.lanes {
-                if let Some(from) = state
-                    .partition(lane.generation)
-                    .and_then(Partition::reconsider)
-                {
-                    again.push((lane.generation, from));
+            // Also of those that are leaving: what is not looked at again here is left to the next.
+            for partition in &mut self.held.lock().partitions {
+                if let Some(from) = partition.reconsider() {
+                    again.push((partition.generation(), from));
                 }
             }
-            drop(state);
             for (generation, from) in again {
                 self.seek(generation, from);
             }
@@ -518,7 +592,11 @@ impl Thread {
                 self.revoke(next);
                 continue;
             }
-            if let Err(error) = self.assign(&next.partitions) {
+            let assigned = self.assign(&next.partitions);
+            if assigned.is_ok() {
+                self.held.joined();
+            }
+            if let Err(error) = assigned {
                 if !error.is_retryable() {
                     return Err(error);
                 }
@@ -564,6 +642,13 @@ impl Thread {
             let place = (partition.topic().to_owned(), partition.partition());
             let source = self.source(&place.0);
             let stored = match partition.offset() {
+                Offset::Offset(offset) if partition.metadata().is_empty() => {
+                    tracing::warn!(
+                        target: "switchboard", queue = %self.queue, topic = place.0, partition = place.1, offset,
+                        "somebody else committed for the queue; it goes on from there"
+                    );
+                    Some(Progress::at(offset))
+                }
                 Offset::Offset(offset) => Progress::from_text(offset, partition.metadata(), &life),
                 _ => None,
             };
@@ -586,13 +671,39 @@ impl Thread {
                 lows.get(&place).copied().unwrap_or(0),
                 highs.get(&place).copied().unwrap_or(i64::MAX),
             );
+            if let Source::Exchange(exchange, _) = &source
+                && parts.begins_after(exchange, place.1, high)
+            {
+                self.renew(exchange)?;
+            }
             let start = self.within(start, &place, low, high, matches!(source, Source::Retry(_)));
             begun.push((place, source, start));
         }
+        let mut attached = false;
         for ((topic, partition), source, progress) in begun {
-            self.open_lane(&SmolStr::from(topic), partition, source, progress)?;
+            let known = |lane: &Lane| lane.topic == topic && lane.partition == partition;
+            if !self.lanes.iter().any(known) {
+                attached |= self.open_lane(&SmolStr::from(topic), partition, source, progress)?;
+            }
+        }
+        if !attached {
+            self.client
+                .incremental_assign(&TopicPartitionList::new())
+                .map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// The topic of an exchange was deleted and made again: bindings that began in the old one begin with the new one.
+    fn renew(&mut self, exchange: &ExchangeName) -> Result<()> {
+        let shared = self.shared.upgrade().ok_or_else(error::closed)?;
+        tracing::error!(
+            target: "switchboard", queue = %self.queue, %exchange,
+            "the topic of an exchange was deleted and made again; the queue begins with the new one"
+        );
+        let renewed = topology::renew(&shared, &self.queue, exchange);
+        self.runtime.block_on(renewed)?;
+        self.refresh().map(drop)
     }
 
     /// Where to begin, when what was to be read is still there; otherwise it is said what is lost.
@@ -669,14 +780,14 @@ impl Thread {
         }
     }
 
-    /// Begins to read a partition.
+    /// Begins to read a partition. Whether the client does.
     fn open_lane(
         &mut self,
         topic: &SmolStr,
         partition: i32,
         source: Source,
         progress: Progress,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let generation = GENERATIONS.fetch_add(1, SeqCst);
         let (exchange, source) = match source {
             Source::Exchange(exchange, _) => {
@@ -698,8 +809,21 @@ impl Thread {
             waiting: None,
             is_lost: false,
         };
-        let result = self.attach(&mut lane, start);
-        let mut opened = Partition::new(topic.clone(), partition, generation, progress);
+        if let Err(error) = self.attach(&mut lane, start) {
+            tracing::warn!(
+                target: "switchboard", queue = %self.queue, %topic, partition, %error,
+                "a partition cannot be read yet; it is tried again"
+            );
+            lane.is_lost = true;
+        }
+        let is_attached = !lane.is_lost;
+        let mut opened = Partition::new(
+            topic.clone(),
+            partition,
+            generation,
+            self.prefetch,
+            progress,
+        );
         if self.is_ephemeral() {
             opened.told(i64::MAX);
         }
@@ -709,7 +833,7 @@ impl Thread {
         state.urgent = true;
         drop(state);
         self.lanes.push(lane);
-        result
+        Ok(is_attached)
     }
 
     /// Has the client read a partition from an offset on, into a queue of its own.
@@ -789,8 +913,23 @@ impl Thread {
     }
 
     fn unassign(&self, partitions: &TopicPartitionList) {
-        if let Err(error) = self.client.incremental_unassign(partitions) {
-            tracing::debug!(target: "switchboard", queue = %self.queue, %error, "partitions were gone already");
+        if self.client.incremental_unassign(partitions).is_ok() {
+            return;
+        }
+        // One that is not assigned has the whole list refused, and without an answer everything stands still.
+        let mut rest = TopicPartitionList::new();
+        if let Ok(assigned) = self.client.assignment() {
+            for one in assigned.elements() {
+                if partitions
+                    .find_partition(one.topic(), one.partition())
+                    .is_some()
+                {
+                    rest.add_partition(one.topic(), one.partition());
+                }
+            }
+        }
+        if let Err(error) = self.client.incremental_unassign(&rest) {
+            tracing::warn!(target: "switchboard", queue = %self.queue, %error, "partitions cannot be let go");
         }
     }
 
@@ -920,11 +1059,18 @@ impl Thread {
         for (generation, from) in again {
             self.seek(generation, from);
         }
-        let lost: Vec<_> = (0..self.lanes.len())
-            .filter(|at| self.lanes[*at].is_lost)
-            .collect();
-        for at in lost {
-            self.restore(at);
+        // In the middle of a rebalance that would be taken for its answer.
+        if self.leaving.is_some() || !lock(&self.client.context().rebalances).is_empty() {
+            return;
+        }
+        let lost = self.lanes.iter().filter(|lane| lane.is_lost);
+        let lost: Vec<_> = lost.map(|lane| lane.generation).collect();
+        if lost.is_empty() || self.restored_at.elapsed() < Duration::from_millis(100) {
+            return;
+        }
+        self.restored_at = Instant::now();
+        for generation in lost {
+            self.restore(generation);
         }
     }
 
@@ -952,7 +1098,14 @@ impl Thread {
     }
 
     /// Takes a partition up anew, where it was, or where it begins if that is not there any more.
-    fn restore(&mut self, at: usize) {
+    fn restore(&mut self, generation: u64) {
+        let Some(at) = self
+            .lanes
+            .iter()
+            .position(|lane| lane.generation == generation)
+        else {
+            return;
+        };
         let lane = &self.lanes[at];
         let place = (lane.topic.to_string(), lane.partition);
         let mut one = TopicPartitionList::new();
@@ -961,22 +1114,33 @@ impl Thread {
             .bounds(&one, Offset::Beginning)
             .and_then(|low| Ok((low, self.bounds(&one, Offset::End)?)));
         let Ok((low, high)) = bounds else {
-            // The topic is gone, or nobody answers: it is asked again.
-            self.held.signal.wait(Duration::from_millis(100));
+            // Nobody answers: it is asked again.
             return;
         };
         let (Some(low), Some(high)) = (low.get(&place).copied(), high.get(&place).copied()) else {
             return;
         };
         let is_retry = matches!(lane.source, Source::Retry(_));
+        if let Source::Exchange(exchange, _) = &lane.source {
+            let exchange = exchange.clone();
+            let entry = self.table.queue(&self.queue).cloned();
+            let begins_after = |parts: &Parts| parts.begins_after(&exchange, place.1, high);
+            if entry.is_some_and(|entry| entry.parts().is_some_and(begins_after))
+                && let Err(error) = self.renew(&exchange)
+            {
+                tracing::warn!(target: "switchboard", queue = %self.queue, %error, "it is tried again");
+                return;
+            }
+        }
         let (generation, mut progress) = {
             let mut state = self.held.lock();
-            let Some(partition) = state.partition(lane.generation) else {
+            let Some(partition) = state.partition(generation) else {
                 return;
             };
-            (lane.generation, partition.progress())
+            // It did not end anybody.
+            partition.let_go();
+            (generation, partition.progress())
         };
-        // What is held stays held: only what follows is read, unless that is not there any more.
         progress = self.within(progress, &place, low, high, is_retry);
         self.unassign(&one);
         let mut lane = self.lanes.swap_remove(at);
@@ -990,43 +1154,58 @@ impl Thread {
         self.held.tell_reader();
         lane.queue = None;
         let source = lane.source;
-        progress.lent = progress.offset;
         if let Err(error) = self.open_lane(&lane.topic, lane.partition, source, progress) {
-            tracing::warn!(target: "switchboard", queue = %self.queue, %error, "a partition is not read; it is tried again");
-            if let Some(lane) = self.lanes.last_mut() {
-                lane.is_lost = true;
-            }
+            tracing::warn!(target: "switchboard", queue = %self.queue, %error, "a partition is not read");
         }
     }
 
     /// Reads what there is room for. Whether there is more.
-    fn read(&mut self) -> bool {
+    fn read(&mut self) -> Result<bool> {
         let mut ready = {
             let state = self.held.lock();
             if state.end.is_some() {
-                return false;
+                return Ok(false);
             }
             state.ready()
         };
         let mut is_busy = false;
         let mut has_unmatched = false;
         let ticket = self.ticket + 1;
-        for at in 0..self.lanes.len() {
+        let count = self.lanes.len();
+        // None takes the room of the others, whoever is first.
+        let share = (READY.0 / count.max(1)).max(MIN_SHARE);
+        for _ in 0..count {
             if !has_room(ready) {
                 break;
             }
+            self.turn = (self.turn + 1) % count;
+            let at = self.turn;
+            let generation = self.lanes[at].generation;
+            let has = self
+                .held
+                .lock()
+                .partition(generation)
+                .map(|of| of.ready().0);
             let mut batch = Batch::default();
-            is_busy |= self.read_lane(at, &mut batch, READY.0 - ready.0);
+            is_busy |= self.read_lane(at, &mut batch, share.saturating_sub(has.unwrap_or(0)));
+            if let Some(error) = batch.error.take() {
+                self.met(&error)?;
+            }
             if batch.records.is_empty() {
                 continue;
             }
             let mut state = self.held.lock();
-            let Some(partition) = state.partition(self.lanes[at].generation) else {
+            let Some(partition) = state.partition(generation) else {
                 continue;
             };
             for (offset, message) in batch.records {
-                if partition.place(offset) == Place::Known {
-                    continue;
+                match partition.place(offset) {
+                    Place::New => {}
+                    Place::Known => continue,
+                    Place::Gap => {
+                        self.lanes[at].is_lost = true;
+                        break;
+                    }
                 }
                 match message {
                     Some(message) => partition.push(offset, message),
@@ -1049,13 +1228,14 @@ impl Thread {
         if has_unmatched {
             self.pass(ticket);
         }
-        is_busy
+        Ok(is_busy)
     }
 
     /// Reads a batch of a partition. Whether there may be more.
     fn read_lane(&mut self, at: usize, batch: &mut Batch, room: usize) -> bool {
         let lane = &mut self.lanes[at];
-        let Some(queue) = &lane.queue else {
+        // One whose reading failed is taken up anew first.
+        let Some(queue) = lane.queue.as_ref().filter(|_| !lane.is_lost) else {
             return false;
         };
         if let Some((due, offset, message)) = lane.waiting.take() {
@@ -1068,17 +1248,24 @@ impl Thread {
         if !lane.filled.swap(false, SeqCst) {
             return false;
         }
+        let mut bytes = 0;
         for _ in 0..TURN.min(room) {
+            if bytes > TURN_BYTES {
+                break;
+            }
             let record = match queue.poll(Duration::ZERO) {
                 None => return false,
                 Some(Ok(record)) => record,
                 Some(Err(error)) => {
-                    tracing::debug!(target: "switchboard", queue = %self.queue, topic = %lane.topic, %error, "reading failed");
                     lane.is_lost |= is_lost(&error);
+                    if !lane.is_lost {
+                        batch.error = Some(error);
+                    }
                     continue;
                 }
             };
             let offset = record.offset();
+            bytes += record.payload_len();
             match &mut lane.source {
                 Source::Exchange(exchange, answer) => {
                     let key = lane.reading.key(&record);
@@ -1219,14 +1406,14 @@ impl Thread {
             return;
         }
         let (told, result) = mpsc::channel();
-        let (client, signal) = (self.client.clone(), self.held.signal.clone());
-        // It waits for the broker.
-        self.runtime.spawn_blocking(move || {
-            let result = client.commit(&offsets, CommitMode::Sync);
-            drop(client);
-            let _ = told.send(result);
-            signal.raise();
-        });
+        let job = Job {
+            offsets,
+            told,
+            signal: self.held.signal.clone(),
+        };
+        if self.commits.send(job).is_err() {
+            tracing::error!(target: "switchboard", queue = %self.queue, "the thread that commits has ended");
+        }
         self.commit.under_way = Some(UnderWay {
             changes,
             lent,
@@ -1238,40 +1425,49 @@ impl Thread {
         let Some(under_way) = &self.commit.under_way else {
             return;
         };
-        let result = match under_way.result.try_recv() {
-            Ok(result) => result,
+        let results = match under_way.result.try_recv() {
+            Ok(results) => results,
             Err(mpsc::TryRecvError::Empty) => return,
-            // The runtime ends.
-            Err(mpsc::TryRecvError::Disconnected) => Err(KafkaError::Canceled),
+            // Its thread has ended.
+            Err(mpsc::TryRecvError::Disconnected) => Vec::new(),
         };
         let Some(UnderWay { changes, lent, .. }) = self.commit.under_way.take() else {
             return;
         };
         let mut state = self.held.lock();
-        match result {
-            Ok(()) => {
-                for (generation, lent) in lent {
-                    if let Some(partition) = state.partition(generation) {
-                        partition.told(lent);
-                    }
+        let mut failed = None;
+        for (at, (generation, lent)) in lent.into_iter().enumerate() {
+            let result = results
+                .get(at)
+                .cloned()
+                .unwrap_or(Err(KafkaError::Canceled));
+            let Some(partition) = state.partition(generation) else {
+                continue;
+            };
+            match result {
+                Ok(()) => partition.told(lent),
+                // There is nothing left to be told of.
+                Err(error) if admin::is_gone(&error) => partition.told(lent),
+                Err(error) => {
+                    partition.not_told();
+                    failed = Some(error);
                 }
+            }
+        }
+        match failed {
+            None => {
                 drop(state);
                 self.commit.not_before = None;
                 self.held.told(changes);
-                self.held.tell_reader();
             }
-            Err(error) => {
-                for (generation, _) in lent {
-                    if let Some(partition) = state.partition(generation) {
-                        partition.not_told();
-                    }
-                }
+            Some(error) => {
                 state.urgent = true;
                 drop(state);
                 tracing::debug!(target: "switchboard", queue = %self.queue, %error, "a commit failed; it is tried again");
                 self.commit.not_before = Some(Instant::now() + Duration::from_millis(100));
             }
         }
+        self.held.tell_reader();
     }
 
     /// Notes from time to time how far it is, for when committed offsets have expired, and removes handled retries.
@@ -1332,19 +1528,13 @@ impl Thread {
             if let (Source::Exchange(..), Some(partition)) = (&lane.source, partition) {
                 let (topic, number) = (lane.topic.as_str(), lane.partition);
                 let lowest = partition.lowest();
-                facts.push(crate::table::Fact::mark(
-                    &self.queue,
-                    life,
-                    topic,
-                    number,
-                    lowest,
-                ));
+                facts.push(Fact::mark(&self.queue, life, topic, number, lowest));
             }
         }
         drop(state);
         let (producer, topic) = (self.producer.clone(), self.registry.topic().to_owned());
         self.runtime.spawn(async move {
-            let records = facts.iter().map(|fact| crate::topology::record(&topic, fact));
+            let records = facts.iter().map(|fact| topology::record(&topic, fact));
             let deadline = tokio::time::Instant::now() + client::PATIENCE;
             for stored in producer.store(records.collect(), deadline).await {
                 if let Err(code) = stored {
@@ -1376,23 +1566,31 @@ impl Thread {
             }
         }
         let state = self.held.lock();
-        if state.partitions.iter().any(Partition::has_changed) && self.commit.under_way.is_none() {
-            wait = wait.min(COMMIT.saturating_sub(self.told_at.elapsed()));
-        }
-        if let Some(at) = self.commit.not_before {
-            wait = wait.min(at.saturating_duration_since(now));
+        if self.commit.under_way.is_none() && state.partitions.iter().any(Partition::has_changed) {
+            let next = match self.commit.not_before {
+                Some(at) => at.saturating_duration_since(now),
+                None => COMMIT.saturating_sub(self.told_at.elapsed()),
+            };
+            wait = wait.min(next);
         }
         wait.max(Duration::from_millis(1))
     }
 
     /// Tells the broker the last, leaves the group, and ends the client.
     fn end(mut self) {
-        if !self.is_ephemeral() {
+        if self.is_ephemeral() {
+            let state = self.held.lock();
+            self.held.told(state.changes);
+        } else {
             let changes = {
                 let mut state = self.held.lock();
                 let is_crash = state.end == Some(End::Abandoned) && state.held() > 0;
-                if !is_crash {
-                    state.partitions.iter_mut().for_each(Partition::let_go);
+                for partition in &mut state.partitions {
+                    match is_crash {
+                        // What was read and not handed out was in nobody's hands.
+                        true => partition.leave(),
+                        false => partition.let_go(),
+                    }
                 }
                 state.changes += 1;
                 state.urgent = true;
@@ -1421,10 +1619,22 @@ impl Thread {
         if let Ok(assigned) = self.client.assignment() {
             self.unassign(&assigned);
         }
-        // A commit that is under way holds it too, and ends by itself.
-        let Self { client, held, .. } = self;
-        drop(client);
-        held.ended();
+        // What is settled from now on is lost.
+        self.held.lock().partitions.clear();
+    }
+}
+
+/// Ends a subscription with its thread, however that ends.
+struct Over(Arc<Held>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let text = "the thread of a consumer panicked; its queue is not consumed any more";
+            self.0.lock().fatal = Some(Error::new(ErrorKind::Internal, text));
+        }
+        self.0.joined();
+        self.0.ended();
     }
 }
 
@@ -1432,6 +1642,7 @@ impl Thread {
 #[derive(Default)]
 struct Batch {
     records: Vec<(i64, Option<Message>)>,
+    error: Option<KafkaError>,
 }
 
 fn is_reached(due: Option<Instant>) -> bool {

@@ -63,6 +63,7 @@ impl Letters {
         start: T,
         each: impl FnMut(&mut T, &BorrowedMessage<'_>) + Send + 'static,
     ) -> Result<T> {
+        self.shared.check_open()?;
         let what = format!("read the dead letters of queue `{}`", self.queue);
         let (shared, topic) = (self.shared.clone(), self.topic.clone());
         let scanned = spawn_blocking(move || scan(&shared, &topic, from, start, each)).await;
@@ -230,6 +231,7 @@ fn scan<T>(
         ("group.id", "switchboard"),
         ("enable.auto.commit", "false"),
         ("auto.offset.reset", "earliest"),
+        ("isolation.level", "read_uncommitted"),
         ("enable.partition.eof", "true"),
         ("fetch.wait.max.ms", "50"),
     ] {

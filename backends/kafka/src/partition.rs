@@ -47,7 +47,9 @@ pub(crate) struct Partition {
     running: BTreeMap<i64, u32>,
     /// Below this the broker knows that it may be handed out.
     lent: i64,
-    /// How much more is lent than was read, and how much was handed out since the last beat.
+    /// The most deliveries that a consumer holds: more than that need not be lent at a time.
+    window: usize,
+    /// How much more is lent than that, and how much was handed out since the last beat.
     ahead: i64,
     handed_out: i64,
     stage: Stage,
@@ -84,6 +86,14 @@ enum State {
     /// No binding matches, as far as is known; to be asked with this ticket.
     Unmatched(u64),
     Finished,
+    /// Handed out and finished.
+    Done,
+}
+
+impl State {
+    fn is_finished(self) -> bool {
+        matches!(self, Self::Finished | Self::Done)
+    }
 }
 
 /// What a record is to its partition.
@@ -93,10 +103,18 @@ pub(crate) enum Place {
     New,
     /// It was finished, or is in somebody's hands.
     Known,
+    /// What was to be read again before it did not come.
+    Gap,
 }
 
 impl Partition {
-    pub(crate) fn new(topic: SmolStr, number: i32, generation: u64, progress: Progress) -> Self {
+    pub(crate) fn new(
+        topic: SmolStr,
+        number: i32,
+        generation: u64,
+        window: usize,
+        progress: Progress,
+    ) -> Self {
         let start = progress.offset;
         Self {
             topic,
@@ -118,6 +136,7 @@ impl Partition {
             alone: progress.alone,
             running: BTreeMap::new(),
             lent: start,
+            window: window.max(1),
             ahead: 0,
             handed_out: 0,
             stage: Stage::Ours,
@@ -154,6 +173,9 @@ impl Partition {
     /// What a record is that was read, in the order of offsets.
     pub(crate) fn place(&mut self, offset: i64) -> Place {
         if offset >= self.seen {
+            if self.again.is_some_and(|again| again < self.seen) {
+                return Place::Gap;
+            }
             self.again = None;
             return self.recorded(offset);
         }
@@ -324,11 +346,10 @@ impl Partition {
 
     /// What is to be lent.
     fn lending(&self) -> i64 {
-        let read = self
-            .ready
-            .back()
-            .map_or(self.handed, |(offset, _)| offset + 1);
-        read.max(self.handed) + self.ahead
+        let last = self.ready.len().min(self.window).checked_sub(1);
+        let last = last.and_then(|last| self.ready.get(last));
+        let next = last.map_or(self.handed, |(offset, _)| offset + 1);
+        next.max(self.handed) + self.ahead
     }
 
     /// Whether something could be handed out if the broker knew more.
@@ -371,7 +392,7 @@ impl Partition {
             return false;
         };
         if let Ok(at) = self.find(offset) {
-            self.entries[at].state = State::Finished;
+            self.entries[at].state = State::Done;
             self.above += 1;
         }
         self.alone.remove(&offset);
@@ -388,12 +409,16 @@ impl Partition {
             self.entries[at].state = State::Back;
         }
         if let Some(before) = self.running.remove(&offset) {
-            match before {
-                0 => _ = self.alone.remove(&offset),
-                before => _ = self.alone.insert(offset, before),
-            }
+            self.set_alone(offset, before);
         }
         true
+    }
+
+    fn set_alone(&mut self, offset: i64, count: u32) {
+        match count {
+            0 => _ = self.alone.remove(&offset),
+            count => _ = self.alone.insert(offset, count),
+        }
     }
 
     /// Whether a delivery runs alone.
@@ -418,20 +443,15 @@ impl Partition {
     /// Gives up what is finished at the front.
     pub(crate) fn tidy(&mut self) {
         while let Some(front) = self.entries.front()
-            && front.state == State::Finished
+            && front.state.is_finished()
         {
             // Where something is to be read again, there is a hole.
             if self.again.is_some_and(|again| again <= front.from) {
                 break;
             }
-            if front.to - front.from == 1 {
-                self.above = self.above.saturating_sub(1);
-            }
+            self.above -= usize::from(front.state == State::Done);
             self.entries.pop_front();
             self.changed = true;
-        }
-        if self.entries.is_empty() {
-            self.above = 0;
         }
     }
 
@@ -456,6 +476,10 @@ impl Partition {
         self.leave();
         self.stage = Stage::Left;
         self.changed = true;
+        // It did not end anybody: it is given up before it was done.
+        for (offset, before) in std::mem::take(&mut self.running) {
+            self.set_alone(offset, before);
+        }
     }
 
     /// What is to be committed.
@@ -466,12 +490,12 @@ impl Partition {
         // The end of the last range, while nothing unfinished lies behind it.
         let mut open = false;
         for entry in &self.entries {
-            match (entry.state, finished.last_mut()) {
-                (State::Finished, Some(last)) if open => last.1 = entry.to,
-                (State::Finished, _) => finished.push((entry.from, entry.to)),
+            match (entry.state.is_finished(), finished.last_mut()) {
+                (true, Some(last)) if open => last.1 = entry.to,
+                (true, _) => finished.push((entry.from, entry.to)),
                 _ => {}
             }
-            open = entry.state == State::Finished && self.again.is_none();
+            open = entry.state.is_finished() && self.again.is_none();
         }
         finished.extend(self.finished.iter().copied());
         let lent = match self.stage {
@@ -527,7 +551,7 @@ mod tests {
     }
 
     fn opened(progress: Progress) -> Partition {
-        Partition::new("order".into(), 0, 1, progress)
+        Partition::new("order".into(), 0, 1, 1_000, progress)
     }
 
     fn commit(partition: &mut Partition) -> Progress {

@@ -42,7 +42,7 @@ use crate::{
 const MESSAGE_TIMEOUT: &str = "60000";
 
 /// What headers may add to the largest message.
-const HEADROOM: usize = 64 * 1024;
+pub(crate) const HEADROOM: usize = 64 * 1024;
 
 /// How long the thread that takes reports waits at most before it looks for something else to do.
 const TICK: Duration = Duration::from_millis(50);
@@ -59,6 +59,21 @@ pub(crate) struct Record {
 
 /// The answer to a record: its offset.
 type Answer = oneshot::Sender<Result<i64, Code>>;
+
+/// Where the answer to a record arrives.
+pub(crate) type Answered = oneshot::Receiver<Result<i64, Code>>;
+
+/// The answer to a record; nothing when there is none at the deadline.
+pub(crate) async fn answer(
+    answered: &mut Answered,
+    deadline: Instant,
+) -> Option<Result<i64, Code>> {
+    match timeout_at(deadline, answered).await {
+        Ok(Ok(result)) => Some(result),
+        Ok(Err(_)) => Some(Err(Code::PurgeQueue)),
+        Err(_) => None,
+    }
+}
 
 /// What a delivery report is for.
 enum Sent {
@@ -94,7 +109,8 @@ pub(crate) struct Producer {
     endpoints: Arc<Endpoints>,
     admin: Arc<Admin>,
     desk: Arc<Desk>,
-    running: Mutex<Arc<Running>>,
+    /// Nothing only while it is dropped.
+    running: Mutex<Option<Arc<Running>>>,
     targets: Mutex<HashMap<ExchangeName, Target>>,
     runtime: Handle,
 }
@@ -149,7 +165,7 @@ impl Producer {
         let producer = Arc::new(Self {
             endpoints: endpoints.clone(),
             admin: admin.clone(),
-            running: Mutex::new(Running::start(endpoints, &desk)?),
+            running: Mutex::new(Some(Running::start(endpoints, &desk)?)),
             desk,
             targets: Mutex::default(),
             runtime: Handle::current(),
@@ -169,7 +185,10 @@ impl Producer {
         targets: &mut HashMap<ExchangeName, Target>,
         orders: Vec<Order<Message>>,
     ) {
-        let running = self.running();
+        // Dropped, they are answered.
+        let Some(running) = self.running() else {
+            return;
+        };
         let mut held = Vec::new();
         for order in orders {
             let message = order.item();
@@ -266,28 +285,29 @@ impl Producer {
         self.runtime.spawn(self.clone().open(exchange));
     }
 
+    /// Sends records to topics of ours. Each has its answer later.
+    pub(crate) fn send(&self, records: Vec<Record>) -> Vec<Answered> {
+        let running = self.running();
+        let send = |record| {
+            let (answer, answered) = oneshot::channel();
+            if let Some(running) = &running {
+                running.store(record, answer);
+            }
+            answered
+        };
+        records.into_iter().map(send).collect()
+    }
+
     /// Stores records in topics of ours, each to be waited for until the deadline.
     pub(crate) async fn store(
         &self,
         records: Vec<Record>,
         deadline: Instant,
     ) -> Vec<Result<i64, Code>> {
-        let running = self.running();
-        let answers: Vec<_> = records
-            .into_iter()
-            .map(|record| {
-                let (answer, answered) = oneshot::channel();
-                running.store(record, answer);
-                answered
-            })
-            .collect();
-        let mut results = Vec::with_capacity(answers.len());
-        for answered in answers {
-            results.push(match timeout_at(deadline, answered).await {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) => Err(Code::PurgeQueue),
-                Err(_) => Err(Code::MessageTimedOut),
-            });
+        let mut results = Vec::with_capacity(records.len());
+        for mut answered in self.send(records) {
+            let result = answer(&mut answered, deadline).await;
+            results.push(result.unwrap_or(Err(Code::MessageTimedOut)));
         }
         results
     }
@@ -304,38 +324,57 @@ impl Producer {
     }
 
     /// The client. One that has ended is replaced by a new one.
-    fn running(&self) -> Arc<Running> {
-        let mut running = lock(&self.running);
+    fn running(&self) -> Option<Arc<Running>> {
+        let mut slot = lock(&self.running);
+        let running = slot.as_ref()?;
         if running.client.context().broken.load(SeqCst) && !running.stop.load(SeqCst) {
             match Running::start(&self.endpoints, &self.desk) {
                 Ok(next) => {
                     tracing::warn!(target: "switchboard", "the producer met an error that ended it; it was replaced");
-                    std::mem::replace(&mut *running, next).stop();
+                    running.stop();
+                    end(slot.replace(next));
                 }
                 Err(error) => {
                     tracing::error!(target: "switchboard", %error, "the producer cannot be replaced");
                 }
             }
         }
-        running.clone()
+        slot.clone()
     }
 
     /// Sends what is under way, and ends. Whether all of it was answered by the deadline.
     pub(crate) async fn close(&self, deadline: Instant) -> bool {
-        let running = lock(&self.running).clone();
-        running.stop();
-        let Some(thread) = lock(&running.thread).take() else {
+        let Some(running) = lock(&self.running).clone() else {
             return true;
         };
-        let joined = tokio::task::spawn_blocking(move || thread.join());
-        timeout_at(deadline, joined).await.is_ok()
+        running.stop();
+        let thread = lock(&running.thread).take();
+        let ended = tokio::task::spawn_blocking(move || {
+            if let Some(thread) = thread {
+                // Its panic was reported where it happened.
+                let _ = thread.join();
+            }
+            drop(running);
+        });
+        timeout_at(deadline, ended).await.is_ok()
     }
 }
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        lock(&self.running).stop();
+        let running = lock(&self.running).take();
+        if let Some(running) = &running {
+            running.stop();
+        }
+        end(running);
     }
+}
+
+/// Drops a client on a thread of its own: that waits.
+fn end(running: Option<Arc<Running>>) {
+    let _ = thread::Builder::new()
+        .name("switchboard-end".to_owned())
+        .spawn(move || drop(running));
 }
 
 /// Works on what depends on the topology topic, or on a topic that is made again.
@@ -403,6 +442,11 @@ impl Running {
             // Keys land where the client of Java puts them.
             ("partitioner", "murmur2_random"),
             ("message.max.bytes", &most.to_string()),
+            // A batch that is larger than its topic allows fails with all that is in it.
+            (
+                "batch.size",
+                &endpoints.max_message.min(1_000_000).to_string(),
+            ),
         ] {
             config.set(name, value);
         }

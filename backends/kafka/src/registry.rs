@@ -13,7 +13,7 @@ use std::{
 
 use event_core::{ConnectionState, Error, ErrorKind, Result};
 use rdkafka::{
-    Message as _, Offset, TopicPartitionList,
+    Message as _, Offset, Timestamp, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
@@ -24,14 +24,18 @@ use tokio::{
 };
 
 use crate::{
-    admin::{Admin, ends},
+    admin::{self, Admin, ends},
     client::Context,
+    clock::BrokerClock,
     error,
     shared::lock,
     signal::Signal,
     table::Table,
     url::Endpoints,
 };
+
+/// How many seconds the topic has to be gone before that is believed.
+const SURE: u32 = 5;
 
 /// Called with where the topic ends, as of a moment after it was asked for.
 type Question = Box<dyn FnOnce(Result<i64>) + Send>;
@@ -47,7 +51,11 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Starts to read the topic, which exists.
-    pub(crate) fn start(endpoints: &Endpoints, admin: &Arc<Admin>) -> Result<Arc<Self>> {
+    pub(crate) fn start(
+        endpoints: &Endpoints,
+        admin: &Arc<Admin>,
+        clock: &Arc<BrokerClock>,
+    ) -> Result<Arc<Self>> {
         let (told, table) = watch::channel(Arc::default());
         let (questions, asked) = mpsc::channel();
         let registry = Arc::new(Self {
@@ -62,7 +70,7 @@ impl Registry {
             // The client wants one; nothing is committed, and no group is joined.
             ("group.id", "switchboard"),
             ("enable.auto.commit", "false"),
-            ("auto.offset.reset", "earliest"),
+            ("auto.offset.reset", "error"),
             // What is declared is to be known at once.
             ("fetch.wait.max.ms", "100"),
         ] {
@@ -76,6 +84,8 @@ impl Registry {
             told,
             listeners: registry.listeners.clone(),
             stop: registry.stop.clone(),
+            admin: admin.clone(),
+            clock: clock.clone(),
         };
         spawn("switchboard-topology", move || reading.run(&reader))?;
         let (topic, stop) = (registry.topic.clone(), registry.stop.clone());
@@ -151,12 +161,16 @@ struct Reading {
     told: watch::Sender<Arc<Table>>,
     listeners: Arc<Mutex<Vec<Weak<Signal>>>>,
     stop: Arc<AtomicBool>,
+    admin: Arc<Admin>,
+    clock: Arc<BrokerClock>,
 }
 
 impl Reading {
     fn run(self, reader: &BaseConsumer<Context>) {
         let mut table = Table::default();
-        self.begin(reader);
+        // Before this it is half a table, which would say of queues that they are gone.
+        let mut whole = 0;
+        self.begin(reader, &table);
         while !self.stop.load(SeqCst) {
             let mut news = false;
             let mut next = reader.poll(Duration::from_millis(100));
@@ -165,25 +179,24 @@ impl Reading {
                     Ok(record) => {
                         let key = record.key().unwrap_or_default();
                         table.take(record.offset(), key, record.payload());
+                        if let Timestamp::LogAppendTime(millis) = record.timestamp() {
+                            self.clock.is_past(millis);
+                        }
                         news = true;
                     }
-                    Err(error) => {
-                        if self.is_gone(&error) {
-                            // Whoever declares, declares it anew; it begins with nothing.
-                            tracing::error!(
-                                target: "switchboard", topic = self.topic, %error,
-                                "the topology topic is gone or was cut off; queues have to be declared again"
-                            );
-                            table = Table::default();
+                    Err(error) if is_gone(&error) => {
+                        if let Some(end) = self.look_again(&mut table) {
+                            whole = end;
                             news = true;
-                            thread::sleep(Duration::from_millis(100));
-                            self.begin(reader);
+                            self.begin(reader, &table);
                         }
                     }
+                    // The client tries again by itself.
+                    Err(_) => {}
                 }
                 next = reader.poll(Duration::ZERO);
             }
-            if news {
+            if news && table.position >= whole {
                 self.told.send_replace(Arc::new(table.clone()));
                 let listeners = lock(&self.listeners).clone();
                 listeners
@@ -194,28 +207,56 @@ impl Reading {
         }
     }
 
-    fn begin(&self, reader: &BaseConsumer<Context>) {
+    /// The client says that the topic is gone, or is shorter than it was. Up to where it is to be read before the
+    /// table is true again; nothing when nobody answers. A broker that starts may say so of a topic that is there.
+    fn look_again(&self, table: &mut Table) -> Option<i64> {
+        for _ in 0..SURE {
+            if self.stop.load(SeqCst) {
+                return None;
+            }
+            match ends(self.admin.asking(), &self.topic, 1) {
+                Ok(ends) => {
+                    let end = ends.first().copied().unwrap_or(0);
+                    if end < table.position {
+                        *table = Table::default();
+                        self.is_lost();
+                    }
+                    return Some(end);
+                }
+                Err(error) if is_gone(&error) => thread::sleep(Duration::from_secs(1)),
+                Err(_) => return Some(table.position),
+            }
+        }
+        *table = Table::default();
+        self.is_lost();
+        Some(0)
+    }
+
+    fn is_lost(&self) {
+        tracing::error!(
+            target: "switchboard", topic = self.topic,
+            "the topology topic was deleted; queues have to be declared again, and what they had is lost"
+        );
+    }
+
+    fn begin(&self, reader: &BaseConsumer<Context>, table: &Table) {
         let mut all = TopicPartitionList::new();
         let assigned = all
-            .add_partition_offset(&self.topic, 0, Offset::Beginning)
+            .add_partition_offset(&self.topic, 0, Offset::Offset(table.position))
             .and_then(|()| reader.assign(&all));
         if let Err(error) = assigned {
             tracing::error!(target: "switchboard", topic = self.topic, %error, "the topology topic cannot be read");
         }
     }
+}
 
-    fn is_gone(&self, error: &KafkaError) -> bool {
-        matches!(
+/// Whether the topic, or what was to be read of it, is not there.
+fn is_gone(error: &KafkaError) -> bool {
+    admin::is_gone(error)
+        || matches!(
             error.rdkafka_error_code(),
-            Some(
-                Code::UnknownTopicOrPartition
-                    | Code::UnknownTopic
-                    | Code::UnknownPartition
-                    | Code::OffsetOutOfRange
-                    | Code::AutoOffsetReset
-            )
+            Some(Code::OffsetOutOfRange | Code::AutoOffsetReset)
         )
-    }
 }
 
 /// Answers questions: all that wait with one request, which begins after they were asked.
@@ -236,8 +277,10 @@ fn ask(admin: &Admin, topic: &str, asked: &mpsc::Receiver<Question>, stop: &Atom
         }
         questions.extend(asked.try_iter());
         let end = ends(admin.asking(), topic, 1);
-        if end.is_ok() {
-            health.set(ConnectionState::Connected);
+        match &end {
+            Ok(_) => health.set(ConnectionState::Connected),
+            // Whoever asks again at once should not turn in a circle.
+            Err(_) => thread::sleep(Duration::from_millis(50)),
         }
         let end = end
             .map(|ends| ends.first().copied().unwrap_or(0))
@@ -245,6 +288,12 @@ fn ask(admin: &Admin, topic: &str, asked: &mpsc::Receiver<Question>, stop: &Atom
         for question in questions {
             question(end.clone());
         }
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

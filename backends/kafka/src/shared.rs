@@ -11,7 +11,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use smol_str::SmolStr;
 use tokio::{
     sync::watch,
-    time::{Instant, timeout_at},
+    time::{Duration, Instant, sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -51,21 +51,13 @@ impl Shared {
         let (endpoints, health) = (Arc::new(endpoints), Health::new());
         let admin = Arc::new(Admin::connect(&endpoints, &health).await?);
         admin.ensure(&endpoints.topology, Purpose::Topology).await?;
-        let registry = Registry::start(&endpoints, &admin)?;
         let clock = Arc::new(BrokerClock::default());
+        let registry = Registry::start(&endpoints, &admin, &clock)?;
         let producer = Producer::start(&endpoints, &health, &clock, &admin, &registry)?;
         // It shows the broker's clock, and takes the time that a first message takes.
-        let (first, topic) = (producer.clone(), registry.topic().to_owned());
-        tokio::spawn(async move {
-            let note = topology::record(&topic, &Fact::note());
-            if let Some(Err(code)) = first
-                .store(vec![note], Instant::now() + PATIENCE)
-                .await
-                .pop()
-            {
-                tracing::warn!(target: "switchboard", topic, %code, "the topology topic cannot be written to");
-            }
-        });
+        tokio::spawn(note(Arc::downgrade(&producer), registry.topic().to_owned()));
+        // A receipt that counts queues is to know all of them.
+        registry.current(Instant::now() + PATIENCE).await?;
         let of = producer.clone();
         Ok(Arc::new(Self {
             endpoints,
@@ -161,6 +153,24 @@ impl Shared {
                  and what was held comes back after its lease",
             ))
         }
+    }
+}
+
+/// Writes something to the topology topic, until that has worked.
+async fn note(producer: Weak<Producer>, topic: String) {
+    let mut wait = Duration::from_millis(100);
+    while let Some(producer) = producer.upgrade() {
+        let record = topology::record(&topic, &Fact::note());
+        let deadline = Instant::now() + PATIENCE;
+        match producer.store(vec![record], deadline).await.pop() {
+            Some(Err(code)) if code != Code::PurgeQueue => {
+                tracing::warn!(target: "switchboard", topic, %code, "the topology topic cannot be written to; delayed retries wait");
+            }
+            _ => return,
+        }
+        drop(producer);
+        sleep(wait).await;
+        wait = (2 * wait).min(PATIENCE);
     }
 }
 

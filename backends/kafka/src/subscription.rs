@@ -1,7 +1,7 @@
 //! A subscription: the reader, and what settles.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -22,7 +22,7 @@ use crate::{
     client::PATIENCE,
     consumer, error,
     partition::{Partition, Stage},
-    producer::Record,
+    producer::{Answered, Record, answer},
     shared::{Shared, lock},
     signal::Signal,
     topology, wire,
@@ -41,12 +41,16 @@ pub(crate) struct Held {
     pub(crate) signal: Arc<Signal>,
     /// Up to which change the broker was told.
     told: watch::Sender<u64>,
+    /// It has partitions, or is told that there are none for it.
+    joined: watch::Sender<bool>,
     /// The thread has nothing more to do with the broker.
     ended: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    /// Copies that had no answer when they were waited for: they may still be stored, and are not made again before.
+    copies: HashMap<DeliveryTag, Answered>,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) arrivals: VecDeque<Arrival>,
     pub(crate) fatal: Option<Error>,
@@ -93,10 +97,16 @@ pub(crate) async fn open(shared: &Arc<Shared>, spec: &QueueSpec) -> Result<Subsc
         arrived: Notify::new(),
         signal: Arc::default(),
         told: watch::channel(0).0,
+        joined: watch::channel(false).0,
         ended: watch::channel(false).0,
     });
-    consumer::start(shared, spec, &held).await?;
     shared.keep(&held);
+    consumer::start(shared, spec, &held).await?;
+    // It may have been closed meanwhile.
+    if let Err(closed) = shared.check_open() {
+        held.end(End::Closed);
+        return Err(closed);
+    }
     let halves = Arc::new(Halves {
         shared: shared.clone(),
         held,
@@ -132,6 +142,18 @@ impl Held {
     /// The broker knows everything up to this change.
     pub(crate) fn told(&self, changes: u64) {
         self.told.send_replace(changes);
+    }
+
+    /// The group answered.
+    pub(crate) fn joined(&self) {
+        self.joined.send_replace(true);
+    }
+
+    /// Waits until the group has answered, at most for so long.
+    pub(crate) async fn wait_joined(&self, most: Duration) {
+        let mut joined = self.joined.subscribe();
+        // Without an answer it goes on: partitions come when they come.
+        let _ = tokio::time::timeout(most, joined.wait_for(|joined| *joined)).await;
     }
 
     /// The broker has nothing more to do with it.
@@ -266,12 +288,19 @@ impl Reader {
             }
             state.held() > 0
         };
-        if !is_held && !held.wait_ended().await {
-            tracing::warn!(
-                target: "switchboard",
-                queue = %self.halves.spec.name,
-                "the broker did not answer when the consumer left; it gives its partitions to others after the lease"
-            );
+        if !is_held {
+            let is_left = held.wait_ended().await;
+            let changes = held.lock().changes;
+            if held.told_up_to() < changes {
+                return Err(error::silent("commit what is done"));
+            }
+            if !is_left {
+                tracing::warn!(
+                    target: "switchboard",
+                    queue = %self.halves.spec.name,
+                    "the broker did not answer when the consumer left; others take over after its lease"
+                );
+            }
         }
         Ok(Arrival::Ended)
     }
@@ -476,26 +505,31 @@ impl Halves {
                 }
             }
         }
-        let records = copies
-            .iter_mut()
-            .map(|copy| std::mem::take(&mut copy.record));
-        let stored = self
-            .shared
-            .producer
-            .store(records.collect(), deadline)
-            .await;
+        let mut answers = self.send(&mut copies);
+        let mut stored = Vec::with_capacity(copies.len());
+        for answered in &mut answers {
+            stored.push(answer(answered, deadline).await);
+        }
         let mut alone = false;
         let mut state = self.held.lock();
         state.changes += 1;
-        for (copy, stored) in copies.iter().zip(stored) {
-            if let Err(code) = stored {
-                self.shared.forget_topics(&self.spec.name, code);
-                let what = match copy.target {
-                    Target::Retry(_) => "store a retry",
-                    Target::Dead => "store a dead letter",
-                };
-                results[copy.at] = Err(error::failed(what, code));
-                continue;
+        for ((copy, stored), answered) in copies.iter().zip(stored).zip(answers) {
+            let what = match copy.target {
+                Target::Retry(_) => "store a retry",
+                Target::Dead => "store a dead letter",
+            };
+            match stored {
+                Some(Ok(_)) => {}
+                Some(Err(code)) => {
+                    self.shared.forget_topics(&self.spec.name, code);
+                    results[copy.at] = Err(error::failed(what, code));
+                    continue;
+                }
+                None => {
+                    state.copies.insert(copy.tag, answered);
+                    results[copy.at] = Err(error::silent(what));
+                    continue;
+                }
             }
             if let Some(partition) = state.partition(copy.tag.generation) {
                 alone |= partition.runs_alone(copy.tag.number);
@@ -505,6 +539,25 @@ impl Halves {
             }
         }
         self.settled(&mut state, alone)
+    }
+}
+
+impl Halves {
+    /// Sends copies. One that was sent before, and has no answer yet, is not sent again.
+    fn send(&self, copies: &mut [Copy]) -> Vec<Answered> {
+        let mut state = self.held.lock();
+        let sent: Vec<_> = copies
+            .iter()
+            .map(|copy| state.copies.remove(&copy.tag))
+            .collect();
+        drop(state);
+        let new = copies.iter_mut().zip(&sent);
+        let new = new.filter(|(_, sent)| sent.is_none());
+        let new = new.map(|(copy, _)| std::mem::take(&mut copy.record));
+        let mut new = self.shared.producer.send(new.collect()).into_iter();
+        sent.into_iter()
+            .filter_map(|sent| sent.or_else(|| new.next()))
+            .collect()
     }
 }
 

@@ -402,6 +402,15 @@ impl Parts {
         self.bindings.is_empty() && self.steps.is_empty() && self.marks.is_empty()
     }
 
+    /// Whether a binding that is there begins after the end of its topic, which then is not the one that it was
+    /// declared for.
+    pub(crate) fn begins_after(&self, exchange: &str, partition: i32, end: i64) -> bool {
+        let mut bindings = self.bindings.iter();
+        bindings.any(|(binding, spans)| {
+            binding.exchange == *exchange && spans.is_open() && spans.settled_from(partition) > end
+        })
+    }
+
     /// Where the queue begins in a partition of an exchange when nothing was committed yet.
     pub(crate) fn start(&self, exchange: &str, partition: i32) -> i64 {
         let bindings = self.bindings.iter();

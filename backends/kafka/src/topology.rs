@@ -57,6 +57,11 @@ pub(crate) async fn declare(shared: &Shared, topology: &Topology) -> Result<()> 
     if queues.is_empty() {
         return Ok(());
     }
+    // Somebody may have deleted it.
+    shared
+        .admin
+        .ensure(&shared.endpoints.topology, Purpose::Topology)
+        .await?;
     for spec in &queues {
         if spec.max_length.is_some() {
             let of = format!("queue `{}`", spec.name);
@@ -103,6 +108,35 @@ async fn ends(shared: &Shared, queues: &[&QueueSpec]) -> Result<HashMap<Exchange
     Ok(ends)
 }
 
+/// Has the bindings of a queue begin with the topic of an exchange that was deleted and made again.
+pub(crate) async fn renew(
+    shared: &Shared,
+    queue: &QueueName,
+    exchange: &ExchangeName,
+) -> Result<()> {
+    let table = current(shared).await?;
+    let Some((life, parts)) = table
+        .queue(queue)
+        .and_then(|entry| Some((entry.life()?, entry.parts()?)))
+    else {
+        return Ok(());
+    };
+    let bindings = parts.bindings.iter();
+    let open = bindings.filter(|(binding, spans)| binding.exchange == *exchange && spans.is_open());
+    let facts: Vec<_> = open
+        .map(|(binding, _)| {
+            let spans = Spans::since(Vec::new());
+            Fact::binding(queue, life, binding.clone(), &spans)
+        })
+        .collect();
+    write(
+        shared,
+        &format!("renew the bindings of queue `{queue}`"),
+        &facts,
+    )
+    .await
+}
+
 /// What is missing of the queues.
 fn facts(
     table: &Table,
@@ -129,11 +163,20 @@ fn facts(
         };
         for binding in &spec.bindings {
             let known = entry.and_then(|entry| entry.parts()?.bindings.get(binding));
-            if known.is_some_and(Spans::is_open) {
-                continue;
+            let mut ends = ends.get(&binding.exchange).cloned().unwrap_or_default();
+            if let Some(known) = known.filter(|known| known.is_open()) {
+                let begins_after =
+                    |(partition, end): (i32, &i64)| known.settled_from(partition) > *end;
+                if !(0..).zip(&ends).any(begins_after) {
+                    continue;
+                }
+                // Its topic was deleted and made again: all of the new one came after it was declared.
+                ends.clear();
             }
-            let ends = ends.get(&binding.exchange).cloned().unwrap_or_default();
-            let spans = known.cloned().unwrap_or_default().and_since(ends);
+            let spans = match ends.is_empty() {
+                true => Spans::since(ends),
+                false => known.cloned().unwrap_or_default().and_since(ends),
+            };
             facts.push(Fact::binding(&spec.name, &life, binding.clone(), &spans));
         }
     }

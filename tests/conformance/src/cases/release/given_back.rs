@@ -17,7 +17,7 @@ cases!(Release:
     a_release_uses_no_attempt [DelayedRetry],
     a_release_makes_no_suspect,
     a_suspect_that_is_released_stays_one [Isolation],
-    a_stopped_service_gives_back_what_it_has_not_started,
+    a_stopped_service_gives_back_what_it_has_not_started [HandOver],
     releases_keep_the_order_of_each_partition_key,
     many_restarts_make_no_dead_letter [DeadLetters, DelayedRetry],
 );

@@ -1,7 +1,7 @@
 //! Deliveries that move when processes join and leave.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 
 cases!(Release:
     a_process_that_joins_uses_no_attempts,
-    a_rebalance_gives_back_what_has_not_begun,
+    a_rebalance_gives_back_what_has_not_begun [HandOver],
     a_rebalance_waits_for_what_has_begun_as_long_as_it_may,
 );
 
@@ -69,6 +69,8 @@ struct Rebalancing {
     /// process again what it gives back.
     leaves: bool,
     stop: Mutex<Option<CancellationToken>>,
+    /// The generations that are still to be announced: a broker may give a part of them with each.
+    left: Mutex<Vec<u64>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -108,8 +110,15 @@ impl Rebalancing {
         }
     }
 
-    fn generation(&self) -> u64 {
-        self.tags().first().map_or(0, |tag| tag.generation)
+    fn generations(&self) -> Vec<u64> {
+        let mut generations: Vec<_> = self.tags().iter().map(|tag| tag.generation).collect();
+        generations.sort_unstable();
+        generations.dedup();
+        generations
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,21 +160,33 @@ impl Intercept for Rebalancing {
                     self.leave(inner, settle).await?;
                 }
                 self.stage.send_replace(Stage::Revoking);
-                let (generation, until) = (self.generation(), Instant::now() + self.grace);
+                *self.left() = self.generations();
+                let generation = self.left().pop().unwrap_or_default();
+                let until = Instant::now() + self.grace;
                 Ok(Arrival::Revoking { generation, until })
             }
             Stage::Revoking => {
+                if let Some(generation) = self.left().pop() {
+                    let until = Instant::now() + self.grace;
+                    return Ok(Arrival::Revoking { generation, until });
+                }
                 // What is not settled goes to others, and its tags are stale.
                 let rest = self.tags().into_iter().map(Settlement::Release);
                 for result in settle.settle(rest.collect()).await {
                     result?;
                 }
                 // Not before: what had begun could be settled first.
+                *self.left() = self.generations();
                 self.stage.send_replace(Stage::Revoked);
-                let generation = self.generation();
+                let generation = self.left().pop().unwrap_or_default();
                 Ok(Arrival::Revoked { generation })
             }
-            Stage::Revoked => inner.next(max).await,
+            Stage::Revoked => {
+                if let Some(generation) = self.left().pop() {
+                    return Ok(Arrival::Revoked { generation });
+                }
+                inner.next(max).await
+            }
         }
     }
 }
@@ -188,6 +209,7 @@ async fn losing_process(
         taken: Mutex::default(),
         leaves,
         stop: Mutex::default(),
+        left: Mutex::default(),
     };
     let bus = cx
         .process_over(|transport| Intercepted::around(transport, rebalancing))

@@ -19,11 +19,11 @@ cases!(Shutdown:
     a_handler_beyond_the_deadline_goes_back,
     a_second_signal_stops_at_once,
     what_is_being_read_goes_back_at_once,
-    a_stop_reaches_every_queue,
+    a_stop_reaches_every_queue [HandOver],
     a_waiting_retry_does_not_hold_up_the_shutdown [DelayedRetry],
     an_ordered_queue_gives_back_its_retries_at_shutdown [Ordered, DelayedRetry],
     a_retry_that_meets_the_second_signal_goes_back [Ordered, DelayedRetry],
-    a_suspect_that_waits_goes_back_at_shutdown [Isolation, DelayedRetry],
+    a_suspect_that_waits_goes_back_at_shutdown [Isolation, DelayedRetry, HandOver],
 );
 
 /// A lease that is much longer than what goes back at once takes.
