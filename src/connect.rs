@@ -6,45 +6,36 @@ use event_core::{Bus, Error, ErrorKind, Result};
 struct Scheme {
     name: &'static str,
     feature: &'static str,
-    /// Whether this release has the backend at all.
-    released: bool,
 }
 
 const SCHEMES: &[Scheme] = &[
     Scheme {
         name: "memory",
         feature: "memory",
-        released: true,
     },
     Scheme {
         name: "amqp",
         feature: "amqp",
-        released: true,
     },
     Scheme {
         name: "amqps",
         feature: "amqp",
-        released: true,
     },
     Scheme {
         name: "redis",
         feature: "redis",
-        released: true,
     },
     Scheme {
         name: "rediss",
         feature: "redis",
-        released: true,
     },
     Scheme {
         name: "redis+unix",
         feature: "redis",
-        released: true,
     },
     Scheme {
         name: "kafka",
         feature: "kafka",
-        released: false,
     },
 ];
 
@@ -59,6 +50,7 @@ pub const URL_VARIABLE: &str = "SWITCHBOARD_URL";
 /// | `memory://name` | the same, shared within the process by its name | `memory` |
 /// | `amqp://user:password@host:5672/vhost`, `amqps://…` | RabbitMQ; more hosts after commas, options after `?` | `amqp` |
 /// | `redis://user:password@host:6379/0`, `rediss://…`, `redis+unix:///path` | Redis, Sentinel or Cluster; more hosts after commas, options after `?` | `redis` |
+/// | `kafka://user:password@host:9092,host:9092` | Apache Kafka; options after `?`, among them `tls` | `kafka`, with TLS `kafka-tls` |
 ///
 /// # Errors
 /// [`ErrorKind::InvalidUrl`] when the URL does not parse or its scheme is unknown, or which feature to add
@@ -80,6 +72,8 @@ pub async fn connect(url: &str) -> Result<Bus> {
         "redis" | "rediss" | "redis+unix" => {
             Ok(Bus::new(event_redis::RedisTransport::connect(url).await?))
         }
+        #[cfg(feature = "kafka")]
+        "kafka" => Ok(Bus::new(event_kafka::KafkaTransport::connect(url).await?)),
         _ => Err(unavailable(scheme)),
     }
 }
@@ -106,6 +100,7 @@ fn compiled() -> Vec<&'static str> {
     let brokers = [
         (cfg!(feature = "amqp"), "amqp://localhost"),
         (cfg!(feature = "redis"), "redis://localhost"),
+        (cfg!(feature = "kafka"), "kafka://localhost"),
     ];
     let present = brokers.into_iter().filter(|(present, _)| *present);
     present.map(|(_, url)| url).collect()
@@ -140,16 +135,10 @@ fn unavailable(scheme: &str) -> Error {
             names.join(", ")
         ));
     };
-    let feature = known.feature;
-    if known.released {
-        invalid(format!(
-            "`{scheme}://` needs the feature `{feature}`; add it to `switchboard` in Cargo.toml"
-        ))
-    } else {
-        invalid(format!(
-            "`{scheme}://` needs the feature `{feature}`, which this release does not have"
-        ))
-    }
+    invalid(format!(
+        "`{scheme}://` needs the feature `{}`; add it to `switchboard` in Cargo.toml",
+        known.feature
+    ))
 }
 
 fn invalid(text: String) -> Error {
@@ -175,13 +164,26 @@ mod tests {
             only_broker(&["amqp://localhost"]).unwrap(),
             "amqp://localhost"
         );
-        let text = only_broker(&["amqp://localhost", "redis://localhost"])
-            .unwrap_err()
-            .to_string();
+        let several = ["amqp://localhost", "redis://localhost", "kafka://localhost"];
+        let text = only_broker(&several).unwrap_err().to_string();
         assert!(
             text.contains(URL_VARIABLE)
-                && text.contains("`amqp://localhost` or `redis://localhost`"),
+                && text
+                    .contains("`amqp://localhost` or `redis://localhost` or `kafka://localhost`"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_scheme_that_is_not_compiled_in_names_its_feature() {
+        for (scheme, feature) in [
+            ("amqps", "amqp"),
+            ("redis+unix", "redis"),
+            ("kafka", "kafka"),
+        ] {
+            let text = unavailable(scheme).to_string();
+            let needed = format!("`{scheme}://` needs the feature `{feature}`; add it");
+            assert!(text.contains(&needed), "{text}");
+        }
     }
 }

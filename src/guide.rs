@@ -23,6 +23,7 @@ pages! {
     semantics: "semantics.md",
     rabbitmq: "rabbitmq.md",
     redis: "redis.md",
+    kafka: "kafka.md",
     performance: "performance.md",
     architecture: "architecture.md",
     writing_a_backend: "writing-a-backend.md",

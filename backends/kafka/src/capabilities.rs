@@ -2,7 +2,8 @@
 
 use event_core::{Capabilities, Capability, Support};
 
-pub(crate) static CAPABILITIES: Capabilities = Capabilities::new("kafka")
+/// What the backend can do, for tables: every transport says the same.
+pub static CAPABILITIES: Capabilities = Capabilities::new("kafka")
     .with(
         Capability::Mandatory,
         Support::Emulated("answered from the queues and bindings in the topology topic"),

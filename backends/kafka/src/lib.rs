@@ -29,4 +29,5 @@ mod transport;
 mod url;
 mod wire;
 
+pub use capabilities::CAPABILITIES;
 pub use transport::KafkaTransport;

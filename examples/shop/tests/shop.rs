@@ -1,6 +1,6 @@
 //! The shop as people run it: processes, with rows on standard output and everything else on standard error.
 
-#[cfg(all(unix, any(feature = "amqp", feature = "redis")))]
+#[cfg(all(unix, any(feature = "amqp", feature = "redis", feature = "kafka")))]
 mod brokers;
 #[path = "../examples/orders.rs"]
 #[allow(dead_code)]

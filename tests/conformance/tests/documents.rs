@@ -93,6 +93,7 @@ fn the_table_of_capabilities_is_up_to_date() {
         memory.capabilities(),
         &event_amqp::CAPABILITIES,
         &event_redis::CAPABILITIES,
+        &event_kafka::CAPABILITIES,
     ]);
     assert_eq!(
         check(Path::new("../../docs/capabilities.md"), &table).err(),

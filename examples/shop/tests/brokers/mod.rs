@@ -51,6 +51,12 @@ async fn a07_every_order_is_billed_and_shipped_though_a_service_and_redis_are_ki
     every_order_is_billed_and_shipped_though_a_service_and_the_broker_are_killed("redis").await;
 }
 
+#[cfg(feature = "kafka")]
+#[tokio::test]
+async fn a07_every_order_is_billed_and_shipped_though_a_service_and_kafka_are_killed() {
+    every_order_is_billed_and_shipped_though_a_service_and_the_broker_are_killed("kafka").await;
+}
+
 async fn every_order_is_billed_and_shipped_though_a_service_and_the_broker_are_killed(
     name: &'static str,
 ) {
