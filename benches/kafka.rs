@@ -120,10 +120,17 @@ impl Bench {
         bench.event.publish(&bench.bus).await?;
         let reader = bench.reader(&[0; PARTITIONS as usize])?;
         while bench.headers.is_empty() {
-            let record = reader.poll(PATIENCE).ok_or("the first record is not there")??;
+            let record = reader
+                .poll(PATIENCE)
+                .ok_or("the first record is not there")??;
             let headers = record.headers().ok_or("it has no headers")?.iter();
             bench.headers = headers
-                .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+                .map(|header| {
+                    (
+                        header.key.to_owned(),
+                        header.value.unwrap_or_default().to_vec(),
+                    )
+                })
                 .collect();
         }
         let mut subscription = bench.transport.consume(&spec(&queue, RAW)?).await?;
@@ -351,12 +358,7 @@ impl Bench {
         Ok(meter.ok_or("nothing came")?.stop(messages))
     }
 
-    async fn consume_with_backend(
-        &self,
-        queue: &str,
-        key: &str,
-        messages: u64,
-    ) -> Outcome<Cost> {
+    async fn consume_with_backend(&self, queue: &str, key: &str, messages: u64) -> Outcome<Cost> {
         let mut subscription = self.transport.consume(&spec(queue, key)?).await?;
         let mut meter = None;
         let mut count = 0;
@@ -388,7 +390,10 @@ impl Bench {
             What::Bytes => described.bind(EXCHANGE, RAW).handle(count),
             What::Json => described.bind(EXCHANGE, LINE).handle(count_line),
         };
-        let running = Service::new("bench").queue(described).start(&self.bus).await?;
+        let running = Service::new("bench")
+            .queue(described)
+            .start(&self.bus)
+            .await?;
         while HANDLED.load(Relaxed) == 0 {
             tokio::time::sleep(Duration::from_micros(100)).await;
         }
@@ -404,9 +409,11 @@ impl Bench {
     /// Passes over messages that its binding does not let in, between two that it does.
     async fn pass_over(&self, messages: u64) -> Outcome<Cost> {
         let queue = self.queue(RAW).await?;
-        let edge = || tokio::task::block_in_place(|| {
-            self.publish_with_rdkafka(64 * PARTITIONS as u64, RAW, |_| Vec::new())
-        });
+        let edge = || {
+            tokio::task::block_in_place(|| {
+                self.publish_with_rdkafka(64 * PARTITIONS as u64, RAW, |_| Vec::new())
+            })
+        };
         edge()?;
         tokio::task::block_in_place(|| {
             let payload = self.event.0.to_vec();

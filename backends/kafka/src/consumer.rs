@@ -149,6 +149,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         rebalances: Mutex::default(),
         events: AtomicU64::new(0),
         inline: AtomicBool::new(false),
+        revoked: AtomicU64::new(0),
     };
     let mut client = Client::from_config_and_context(&config, context)
         .map_err(|error| error::of(&format!("consume queue `{}`", spec.name), &error))?;
@@ -158,7 +159,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
     let client = Arc::new(client);
     let (commits, jobs) = mpsc::channel();
     let of = client.clone();
-    spawn("switchboard-commit", move || run_commits(of, &jobs))?;
+    let committing = spawn("switchboard-commit", move || run_commits(of, &jobs))?;
     let thread = Thread {
         client,
         shared: Arc::downgrade(shared),
@@ -184,7 +185,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         ticket: 0,
         asked: None,
         commit: Commit::default(),
-        commits,
+        commits: Some((commits, committing)),
         told_at: Instant::now(),
         beat_at: Instant::now(),
         marked_at: Instant::now(),
@@ -193,15 +194,15 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         restored_at: Instant::now(),
         swept: HashMap::new(),
     };
-    spawn("switchboard-consume", move || thread.run())?;
+    spawn("switchboard-consume", move || thread.run()).map(drop)?;
     // Who begins to publish now finds it there, unless others are still busy with what they have to let go.
     held.wait_joined(JOIN).await;
     Ok(())
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>> {
     let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
-    thread.map(drop).map_err(|error| {
+    thread.map_err(|error| {
         Error::new(ErrorKind::Internal, "cannot start a thread to consume").with_source(error)
     })
 }
@@ -214,6 +215,8 @@ struct Context {
     events: AtomicU64,
     /// Partitions are let go at once: nobody is there to do it later.
     inline: AtomicBool,
+    /// How often partitions were taken away.
+    revoked: AtomicU64,
 }
 
 struct Rebalance {
@@ -238,12 +241,10 @@ impl ConsumerContext for Context {
     fn rebalance(&self, client: &Client, event: Event, partitions: &mut TopicPartitionList) {
         self.events.fetch_add(1, SeqCst);
         let is_assigned = event == Event::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
+        self.revoked.fetch_add(u64::from(!is_assigned), SeqCst);
         if self.inline.load(SeqCst) {
             // Nothing else would end the consumer.
-            let _ = match is_assigned {
-                true => client.incremental_assign(partitions),
-                false => client.incremental_unassign(partitions),
-            };
+            answer(client, is_assigned, partitions);
             return;
         }
         lock(&self.rebalances).push_back(Rebalance {
@@ -253,6 +254,37 @@ impl ConsumerContext for Context {
             partitions: partitions.clone(),
         });
     }
+}
+
+/// Answers a rebalance at the end of a consumer, which takes nothing and gives everything. Without an answer it does
+/// not leave its group.
+fn answer(client: &Client, is_assigned: bool, partitions: &TopicPartitionList) {
+    let answered = match is_assigned {
+        true => client.incremental_assign(&TopicPartitionList::new()),
+        false => unassign(client, partitions),
+    };
+    if let Err(error) = answered {
+        tracing::debug!(target: "switchboard", %error, "a rebalance was over already");
+    }
+}
+
+/// Lets partitions go.
+fn unassign(client: &Client, partitions: &TopicPartitionList) -> Result<(), KafkaError> {
+    let Err(error) = client.incremental_unassign(partitions) else {
+        return Ok(());
+    };
+    // One that is not assigned has the whole list refused, and without an answer everything stands still.
+    let assigned = client.assignment().map_err(|_| error)?;
+    let mut rest = TopicPartitionList::new();
+    for one in assigned.elements() {
+        if partitions
+            .find_partition(one.topic(), one.partition())
+            .is_some()
+        {
+            rest.add_partition(one.topic(), one.partition());
+        }
+    }
+    client.incremental_unassign(&rest)
 }
 
 enum Kind {
@@ -381,7 +413,8 @@ struct Thread {
     ticket: u64,
     asked: Option<(u64, EndAnswer)>,
     commit: Commit,
-    commits: mpsc::Sender<Job>,
+    /// The thread that commits; nothing when it has ended.
+    commits: Option<(mpsc::Sender<Job>, thread::JoinHandle<()>)>,
     told_at: Instant,
     beat_at: Instant,
     marked_at: Instant,
@@ -913,22 +946,7 @@ impl Thread {
     }
 
     fn unassign(&self, partitions: &TopicPartitionList) {
-        if self.client.incremental_unassign(partitions).is_ok() {
-            return;
-        }
-        // One that is not assigned has the whole list refused, and without an answer everything stands still.
-        let mut rest = TopicPartitionList::new();
-        if let Ok(assigned) = self.client.assignment() {
-            for one in assigned.elements() {
-                if partitions
-                    .find_partition(one.topic(), one.partition())
-                    .is_some()
-                {
-                    rest.add_partition(one.topic(), one.partition());
-                }
-            }
-        }
-        if let Err(error) = self.client.incremental_unassign(&rest) {
+        if let Err(error) = unassign(&self.client, partitions) {
             tracing::warn!(target: "switchboard", queue = %self.queue, %error, "partitions cannot be let go");
         }
     }
@@ -1411,7 +1429,9 @@ impl Thread {
             told,
             signal: self.held.signal.clone(),
         };
-        if self.commits.send(job).is_err() {
+        if let Some((commits, _)) = &self.commits
+            && commits.send(job).is_err()
+        {
             tracing::error!(target: "switchboard", queue = %self.queue, "the thread that commits has ended");
         }
         self.commit.under_way = Some(UnderWay {
@@ -1598,14 +1618,7 @@ impl Thread {
             };
             let deadline = Instant::now() + LAST;
             while self.held.told_up_to() < changes && Instant::now() < deadline {
-                // What was taken away meanwhile is not committed.
-                let rebalances: Vec<_> =
-                    lock(&self.client.context().rebalances).drain(..).collect();
-                for rebalance in rebalances {
-                    if rebalance.is_lost {
-                        self.revoke(rebalance);
-                    }
-                }
+                self.take_what_is_lost();
                 if self.serve_events().is_err() {
                     break;
                 }
@@ -1613,14 +1626,57 @@ impl Thread {
                 self.held.signal.wait(Duration::from_millis(20));
             }
         }
-        self.client.context().inline.store(true, SeqCst);
-        self.lanes.clear();
-        self.client.unsubscribe();
-        if let Ok(assigned) = self.client.assignment() {
-            self.unassign(&assigned);
-        }
+        self.leave();
         // What is settled from now on is lost.
         self.held.lock().partitions.clear();
+        if let Some((commits, committing)) = self.commits.take() {
+            drop(commits);
+            // It holds the client too, and only the last one leaves the group. Its panic was reported where it happened.
+            let _ = committing.join();
+        }
+    }
+}
+
+impl Thread {
+    /// What was taken away meanwhile is not committed.
+    fn take_what_is_lost(&mut self) {
+        let lost = {
+            let mut rebalances = lock(&self.client.context().rebalances);
+            let lost = rebalances.iter().position(|rebalance| rebalance.is_lost);
+            lost.and_then(|at| rebalances.remove(at))
+        };
+        if let Some(lost) = lost {
+            self.revoke(lost);
+        }
+    }
+
+    /// Leaves the group.
+    fn leave(&mut self) {
+        let context = self.client.context().clone();
+        context.inline.store(true, SeqCst);
+        self.lanes.clear();
+        // What was not answered yet, in its order.
+        if let Some(leaving) = self.leaving.take() {
+            answer(&self.client, false, &leaving.partitions);
+        }
+        let open: Vec<_> = lock(&context.rebalances).drain(..).collect();
+        for rebalance in open {
+            answer(&self.client, rebalance.is_assigned, &rebalance.partitions);
+        }
+        if self.is_ephemeral() {
+            return;
+        }
+        let before = context.revoked.load(SeqCst);
+        self.client.unsubscribe();
+        let has_any = self
+            .client
+            .assignment()
+            .is_ok_and(|assigned| assigned.count() > 0);
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while has_any && context.revoked.load(SeqCst) == before && Instant::now() < deadline {
+            // It is answered as it comes.
+            drop(self.client.poll(Duration::from_millis(10)));
+        }
     }
 }
 

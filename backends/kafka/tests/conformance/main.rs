@@ -27,6 +27,9 @@ fn main() -> ExitCode {
     };
     Setup::new(broker)
         .with_lease(Duration::from_secs(3))
+        // A group takes its time to agree on who reads what.
+        .with_patience(Duration::from_secs(60))
+        .with_quiet(Duration::from_millis(1_200))
         .with_threads(6)
         .with_scorecard(concat!(
             env!("CARGO_MANIFEST_DIR"),
