@@ -186,6 +186,10 @@ impl Admin {
             Some(Err(code)) => return Err(error::failed(&what, code)),
             None => return Err(error::silent(&what)),
         };
+        // So Kafka answers who may not look.
+        if config.get("cleanup.policy").is_none() {
+            return Err(error::failed(&what, Code::TopicAuthorizationFailed));
+        }
         let value = |name: &str| config.get(name).and_then(|entry| entry.value.as_deref());
         let is_compact = value("cleanup.policy") == Some("compact");
         match purpose {
@@ -397,7 +401,8 @@ pub(crate) fn is_gone(error: &KafkaError) -> bool {
     )
 }
 
-fn is_passing(error: &KafkaError) -> bool {
+/// Whether the same may succeed soon without anybody's doing.
+pub(crate) fn is_passing(error: &KafkaError) -> bool {
     error.rdkafka_error_code().is_some_and(error::is_passing)
 }
 

@@ -37,6 +37,9 @@ use crate::{
 /// How many seconds the topic has to be gone before that is believed.
 const SURE: u32 = 5;
 
+/// How often it is asked again when a broker says that it cannot answer at the moment.
+const ASKED: u32 = 20;
+
 /// Called with where the topic ends, as of a moment after it was asked for.
 type Question = Box<dyn FnOnce(Result<i64>) + Send>;
 
@@ -276,7 +279,17 @@ fn ask(admin: &Admin, topic: &str, asked: &mpsc::Receiver<Question>, stop: &Atom
             Err(mpsc::RecvTimeoutError::Timeout) => continue,
         }
         questions.extend(asked.try_iter());
-        let end = ends(admin.asking(), topic, 1);
+        let mut end = ends(admin.asking(), topic, 1);
+        for _ in 0..ASKED {
+            match &end {
+                // A topic that was made in this moment, or whose leader has changed.
+                Err(error) if admin::is_passing(error) && !stop.load(SeqCst) => {
+                    thread::sleep(Duration::from_millis(50));
+                    end = ends(admin.asking(), topic, 1);
+                }
+                _ => break,
+            }
+        }
         match &end {
             Ok(_) => health.set(ConnectionState::Connected),
             // Whoever asks again at once should not turn in a circle.

@@ -163,7 +163,9 @@ async fn note(producer: Weak<Producer>, topic: String) {
         let record = topology::record(&topic, &Fact::note());
         let deadline = Instant::now() + PATIENCE;
         match producer.store(vec![record], deadline).await.pop() {
-            Some(Err(code)) if code != Code::PurgeQueue => {
+            // Who only publishes need not know the broker's clock.
+            Some(Err(Code::TopicAuthorizationFailed | Code::PurgeQueue)) => return,
+            Some(Err(code)) => {
                 tracing::warn!(target: "switchboard", topic, %code, "the topology topic cannot be written to; delayed retries wait");
             }
             _ => return,

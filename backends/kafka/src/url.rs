@@ -30,7 +30,7 @@ const OPTIONS: [&str; 13] = [
 ];
 
 /// Settings of the client that are not the user's, and why.
-const REFUSED: [(&str, &str); 27] = [
+const REFUSED: [(&str, &str); 34] = [
     ("acks", ALL),
     (
         "allow.auto.create.topics",
@@ -38,8 +38,16 @@ const REFUSED: [(&str, &str); 27] = [
     ),
     ("auto.commit.enable", COMMITS),
     ("auto.offset.reset", "it would skip records without a word"),
+    (
+        "batch.size",
+        "a batch is as large as its topic allows: use `max_message`",
+    ),
     ("bootstrap.servers", "the brokers are the hosts of the URL"),
     ("delivery.report.only.error", "every publish is confirmed"),
+    (
+        "delivery.timeout.ms",
+        "use its other name, `message.timeout.ms`",
+    ),
     ("enable.auto.commit", COMMITS),
     ("enable.auto.offset.store", COMMITS),
     (
@@ -60,8 +68,17 @@ const REFUSED: [(&str, &str); 27] = [
         "group.remote.assignor",
         "only the classic protocol was tried",
     ),
+    (
+        "heartbeat.interval.ms",
+        "it follows from the lease of the queue",
+    ),
     ("max.in.flight", ORDER),
     ("max.in.flight.requests.per.connection", ORDER),
+    (
+        "max.partition.fetch.bytes",
+        "use its other name, `fetch.message.max.bytes`",
+    ),
+    ("message.max.bytes", "use `max_message`"),
     (
         "message.send.max.retries",
         "a publish is tried until its deadline",
@@ -84,8 +101,10 @@ const REFUSED: [(&str, &str); 27] = [
         "plugin.library.paths",
         "a plug-in may change what is published and read",
     ),
+    ("queue.buffering.max.ms", "use its other name, `linger.ms`"),
     ("request.required.acks", ALL),
     ("retries", "a publish is tried until its deadline"),
+    ("sasl.mechanism", "use its other name, `sasl.mechanisms`"),
     (
         "session.timeout.ms",
         "it is the lease of the queue: use `Queue::lease`",
