@@ -135,11 +135,11 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
             config.set(name, value);
         }
     }
-    if config.get("max.poll.interval.ms").is_none() {
-        // So long the group waits for a member in a rebalance.
-        let wait = (3 * shared.endpoints.drain).max(spec.lease).as_millis();
-        config.set("max.poll.interval.ms", wait.max(300_000).to_string());
-    }
+    // So long the group waits for a member in a rebalance.
+    let wait = (3 * shared.endpoints.drain).max(spec.lease).as_millis();
+    let wait = wait.max(300_000).to_string();
+    let wait = shared.endpoints.poll().unwrap_or(&wait);
+    config.set("max.poll.interval.ms", wait);
     let most = shared.endpoints.max_message;
     if config.get("fetch.message.max.bytes").is_none() {
         config.set("fetch.message.max.bytes", (1 << 20).max(most).to_string());

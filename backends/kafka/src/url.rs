@@ -111,6 +111,7 @@ const REFUSED: [(&str, &str); 34] = [
     ),
     ("transactional.id", "publishes are no transactions"),
 ];
+const POLL: &str = "max.poll.interval.ms";
 const ALL: &str = "a publish counts when all replicas in sync have it";
 const COMMITS: &str = "what is done is committed after its handlers, never by itself";
 const ORDER: &str = "the client keeps the order of messages with the number it chose";
@@ -312,9 +313,19 @@ impl Endpoints {
             // New partitions are found by looking.
             .set("topic.metadata.refresh.interval.ms", "10000");
         for (name, value) in &self.settings {
-            config.set(name, value);
+            // It is compared with a session, which most clients have none of.
+            if name != POLL {
+                config.set(name, value);
+            }
         }
         config
+    }
+
+    /// How long the group of a queue waits for a member, if the URL says so.
+    pub(crate) fn poll(&self) -> Option<&str> {
+        let mut settings = self.settings.iter().rev();
+        let (_, value) = settings.find(|(name, _)| name == POLL)?;
+        Some(value)
     }
 
     pub(crate) fn user(&self) -> Option<&str> {
