@@ -236,10 +236,28 @@ impl Producer {
     async fn open(self: Arc<Self>, exchange: ExchangeName) {
         loop {
             let found = self.admin.exchange(&exchange).await;
+            if let Ok(topic) = &found {
+                self.look_for(topic).await;
+            }
             if self.opened(&exchange, found) {
                 return;
             }
             sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Has the client look for a topic that is there now: it would refuse for a while what it knew to be missing.
+    pub(crate) async fn look_for(&self, topic: &SmolStr) {
+        let Some(running) = self.running() else {
+            return;
+        };
+        let topic = topic.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let client = running.client.client();
+            client.fetch_metadata(Some(&topic), PATIENCE).map(drop)
+        });
+        if let Ok(Err(error)) = looked.await {
+            tracing::debug!(target: "switchboard", %error, "the producer does not find a topic yet");
         }
     }
 

@@ -101,6 +101,7 @@ impl Shared {
     pub(crate) async fn topic(&self, topic: &SmolStr, purpose: Purpose) -> Result<()> {
         if !self.knows(topic) {
             self.admin.ensure(topic, purpose).await?;
+            self.producer.look_for(topic).await;
             lock(&self.topics).insert(topic.clone());
         }
         Ok(())

@@ -310,6 +310,9 @@ impl Endpoints {
                 // Kafka's client takes no less.
                 self.connection_timeout.as_millis().max(1_000).to_string(),
             )
+            // A topic is only used when it is there, so one that is missing was deleted: it is made anew after this,
+            // not after half a minute.
+            .set("topic.metadata.propagation.max.ms", "1000")
             // New partitions are found by looking.
             .set("topic.metadata.refresh.interval.ms", "10000");
         for (name, value) in &self.settings {
