@@ -1,7 +1,9 @@
 //! Processes whose clocks are wrong.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::{Duration, Instant, SystemTime},
@@ -30,12 +32,27 @@ impl WrongClock {
     ///
     /// # Errors
     /// `faketime` is missing, or there are no processes left.
-    pub fn start(test: &str, offset: &str, (variable, value): (&str, &str)) -> CaseResult<Self> {
+    pub fn start(test: &str, offset: &str, variable: (&str, &str)) -> CaseResult<Self> {
+        Self::start_with(test, offset, variable, &[])
+    }
+
+    /// The same with libraries that come before the one that gives it another time.
+    ///
+    /// # Errors
+    /// Those of [`start`](Self::start).
+    pub fn start_with(
+        test: &str,
+        offset: &str,
+        (variable, value): (&str, &str),
+        before: &[PathBuf],
+    ) -> CaseResult<Self> {
+        let libraries = before.iter().cloned().chain([library()?]);
+        let libraries: Vec<_> = libraries.map(PathBuf::into_os_string).collect();
         let mut process = Command::new(env::current_exe()?);
         process.args(["--ignored", "--exact", test]);
         process.env(variable, value);
         process
-            .env("LD_PRELOAD", library()?)
+            .env("LD_PRELOAD", libraries.join(OsStr::new(":")))
             .env("FAKETIME", offset);
         // Nobody sets the clock that only counts.
         process.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
