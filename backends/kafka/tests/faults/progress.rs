@@ -1,0 +1,122 @@
+//! What a queue has committed, and what it was to read, is gone.
+
+use std::time::Duration;
+
+use event_conformance::{CaseResult, Stage, done, ensure, ensure_eq, publish};
+
+use crate::{
+    said,
+    stage::{Admin, on_kafka_with},
+};
+
+/// One partition, so that offsets are those of the orders.
+const OPTIONS: &str = "partitions=1&drain=3000";
+
+/// The lines about lost records of a stage, each with what is said of `lost`.
+fn lost(at: &Stage) -> Vec<String> {
+    said::lines("they are lost", &at.name("billing_order"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_that_retention_removed_are_said_to_be_lost() -> CaseResult {
+    said::listen();
+    on_kafka_with("retention", OPTIONS, async |at| {
+        let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
+        at.direct.declare(&[&spec]).await?;
+        publish(at.direct.bus(), 1..=20).await?;
+        let (admin, topic) = (Admin::of(at)?, at.name("order"));
+        admin.remove(&topic, 0, 7).await?;
+        let desk = at.direct.desk();
+        let queue = at.direct.queue("billing_order", &desk);
+        let _running = at.direct.start(at.direct.bus(), queue).await?;
+        let seen = desk.finishes(13).await?;
+        ensure_eq!(done(&seen), (8..=20).collect::<Vec<_>>(), "orders");
+        let said = lost(at);
+        ensure_eq!(said.len(), 1, "lines: {said:?}");
+        ensure!(said[0].contains("ERROR"), "it is no error: {}", said[0]);
+        ensure!(said[0].contains("lost=7"), "no number: {}", said[0]);
+        publish(at.direct.bus(), 21..=30).await?;
+        desk.finishes(23).await?;
+        desk.sees_no_more_than(23).await?;
+        ensure_eq!(lost(at).len(), 1, "lines in the end");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_removed_under_a_full_consumer_are_said_to_be_lost() -> CaseResult {
+    /// More than is read ahead.
+    const ORDERS: u64 = 40_000;
+    const HELD: usize = 10;
+    said::listen();
+    let options = format!("{OPTIONS}&queued.min.messages=1000&queued.max.messages.kbytes=100");
+    on_kafka_with("retention_full", &options, async |at| {
+        let desk = at.direct.desk().holding();
+        let queue = at.direct.queue("billing_order", &desk).prefetch(HELD);
+        let _running = at.direct.start(at.direct.bus(), queue).await?;
+        let ledger = publish(at.direct.bus(), 1..=ORDERS).await?;
+        desk.sees(HELD).await?;
+        let (admin, topic) = (Admin::of(at)?, at.name("order"));
+        let removed = i64::try_from(ORDERS)? - 100;
+        admin.remove(&topic, 0, removed).await?;
+        desk.open();
+        // The last hundred are there, and what was read before.
+        let last = desk.until("those that are left", |seen| {
+            let left = seen.iter().filter(|seen| seen.number() > ORDERS - 100);
+            left.count() >= 100
+        });
+        let seen = last.await?;
+        let missing = ledger.balance(&seen).lost;
+        let said = lost(at);
+        eprintln!("retention_full: {missing} are missing, said: {said:?}");
+        ensure!(missing > 0, "nothing was removed");
+        let numbers = said.iter().filter_map(|line| {
+            let number = line.split("lost=").nth(1)?.split(' ').next()?;
+            number.parse::<usize>().ok()
+        });
+        let told: usize = numbers.sum();
+        // What it had in its hands then was removed as well.
+        let might = missing..=missing + HELD;
+        ensure!(
+            might.contains(&told),
+            "{told} were said to be lost, {missing} are"
+        );
+        let before = desk.seen().len();
+        publish(at.direct.bus(), 100_001..=100_010).await?;
+        desk.finishes(before + 10).await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_whose_commits_are_gone_begins_where_it_was_declared() -> CaseResult {
+    on_kafka_with("commits_gone", OPTIONS, async |at| {
+        // What is before it was declared is not the queue's.
+        publish(at.direct.bus(), 1..=5).await?;
+        let desk = at.direct.desk();
+        let queue = || at.direct.queue("billing_order", &desk);
+        let running = at.direct.start(at.direct.bus(), queue()).await?;
+        let ledger = publish(at.direct.bus(), 6..=15).await?;
+        desk.finishes(10).await?;
+        running.shutdown().await?;
+        publish(at.direct.bus(), 16..=20).await?;
+        let (admin, group, topic) = (Admin::of(at)?, at.name("billing_order"), at.name("order"));
+        let committed = admin.committed(&group, &topic).await?;
+        ensure_eq!(committed[0].0, Some(15), "what was committed");
+        admin.delete_group(&group).await?;
+        let committed = admin.committed(&group, &topic).await?;
+        ensure_eq!(committed[0].0, None, "what is committed");
+
+        let _running = at.direct.start(at.direct.bus(), queue()).await?;
+        let all = |seen: &[_]| done(seen) == (6..=20).collect::<Vec<_>>();
+        desk.until("all since it was declared", all).await?;
+        let seen = desk
+            .sees_no_more_than_for(25, Duration::from_secs(1))
+            .await?;
+        let balance = ledger.balance(&seen);
+        ensure_eq!((balance.lost, balance.duplicated), (0, 10), "{balance}");
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,198 @@
+//! Publishes that are refused, and those that meet a change of the topology.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
+
+use event_conformance::{
+    CaseResult, Failure, ensure, ensure_eq, faults,
+    orders::{order, raw},
+};
+use event_core::{ConnectionState, ErrorKind};
+
+use crate::stage::{Admin, on_kafka, on_kafka_with};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_06_an_unroutable_message_fails_alone() -> CaseResult {
+    on_kafka("fault_06", async |at| {
+        faults::an_unroutable_message_fails_alone(at).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_07_a_queue_declared_with_other_arguments() -> CaseResult {
+    on_kafka("fault_07", async |at| {
+        let desk = at.cx.desk();
+        let queue = at.cx.queue("billing_order", &desk);
+        let _running = at.cx.start(at.cx.bus(), queue).await?;
+        let mut spec = at.cx.spec("billing_order", &["order.*.submit"])?;
+        spec.ordered = true;
+        let Err(error) = at.direct.declare(&[&spec]).await else {
+            return Err(Failure::new("it was declared with other arguments"));
+        };
+        let text = error.to_string();
+        for part in ["ordered", &at.name("billing_order")] {
+            ensure!(text.contains(part), "`{part}` is not named: {text}");
+        }
+        // Other traffic goes on.
+        let ledger = event_conformance::publish(at.cx.bus(), 1..=5).await?;
+        let all = |seen: &[_]| ledger.balance(seen).lost == 0;
+        desk.until("what was published afterwards", all)
+            .await
+            .map(drop)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn fault_15_a_binding_is_added_while_four_tasks_publish() -> CaseResult {
+    on_kafka("fault_15", async |at| {
+        let mut spec = at.direct.spec("billing_order", &["order.v1.note"])?;
+        at.direct.declare(&[&spec]).await?;
+        let spec_before = spec.clone();
+        spec.bindings = at.direct.spec("x", &["order.*.submit"])?.bindings;
+        let (declared, over) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        // One consumes already: it passes over what no binding lets in, and must not pass over what one does.
+        let mut consumer = at
+            .direct
+            .consume(&at.direct.process().await?, &spec_before)
+            .await?;
+        let tasks: Vec<_> = (0..4)
+            .map(|task: u64| {
+                let bus = at.cx.bus().clone();
+                let (declared, over) = (declared.clone(), over.clone());
+                tokio::spawn(async move {
+                    let mut id = task * 1_000_000;
+                    let (mut early, mut late) = (0, Vec::new());
+                    while !over.load(SeqCst) || late.len() < 200 {
+                        id += 1;
+                        match declared.load(SeqCst) {
+                            true => late.push(order(id).publish(&bus).await?.id),
+                            // What is published before is nobody's business.
+                            false => {
+                                early += 1;
+                                order(id).publish(&bus).await?;
+                            }
+                        }
+                    }
+                    Ok::<_, Failure>((early, late))
+                })
+            })
+            .collect();
+        let (admin, topic) = (Admin::of(at)?, at.name("order"));
+        let some = || async { Ok(admin.stored(&topic).await? > 100) };
+        at.direct.until("some publishes", some).await?;
+        at.direct.declare(&[&spec]).await?;
+        declared.store(true, SeqCst);
+        over.store(true, SeqCst);
+        let mut missing = HashSet::new();
+        for task in tasks {
+            let (early, late) = task.await??;
+            ensure!(early > 0, "nothing was published before");
+            missing.extend(late);
+        }
+        ensure!(missing.len() >= 800, "{} after", missing.len());
+        while !missing.is_empty() {
+            let delivery = consumer.next().await?;
+            missing.remove(delivery.message().id());
+            consumer.ack(&delivery).await?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_25_a_payload_over_the_limit_of_the_topic_fails_alone() -> CaseResult {
+    const LIMIT: usize = 20_000;
+    // More than the client lets through: 1,000,000 bytes.
+    const MUCH: usize = 1_200_000;
+    on_kafka("fault_25", async |at| {
+        let mut consumer = at.direct.consumer("billing_order").await?;
+        let topic = at.name("order");
+        let admin = Admin::of(at)?;
+        admin
+            .set(&topic, "max.message.bytes", &LIMIT.to_string())
+            .await?;
+        let bus = at.direct.process().await?;
+        let mut state = bus.state();
+        state.mark_unchanged();
+        for round in 0..3 {
+            // Of one key each, so that it is known what comes in which order.
+            let payloads = [10, LIMIT + 1, 20, MUCH, 30];
+            let events: Vec<_> = payloads
+                .iter()
+                .map(|length| raw("order", "order.v1.submit", vec![b'7'; *length]))
+                .collect::<event_core::Result<_>>()?;
+            let results = bus.publish_all(&events).await;
+            let kinds: Vec<_> = results
+                .iter()
+                .map(|result| result.as_ref().err().map(|error| error.kind()))
+                .collect();
+            let large = Some(ErrorKind::TooLarge);
+            ensure_eq!(
+                kinds,
+                [None, large, None, large, None],
+                "errors of round {round}"
+            );
+            let mut lengths = Vec::new();
+            for delivery in consumer.take(3).await? {
+                lengths.push(delivery.message().payload().len());
+                consumer.ack(&delivery).await?;
+            }
+            lengths.sort_unstable();
+            ensure_eq!(lengths, [10, 20, 30], "bytes");
+        }
+        let changed = state.has_changed()? || *state.borrow() != ConnectionState::Connected;
+        ensure!(!changed, "its connection was lost");
+        consumer.gets_nothing().await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_31_two_processes_declare_one_queue_while_a_third_publishes() -> CaseResult {
+    on_kafka("fault_31", async |at| {
+        faults::two_processes_declare_one_queue(at, |_| false).await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_other_programs_have_the_default_key() -> CaseResult {
+    let options = "partitions=3&default_key=order.v1.submit";
+    on_kafka_with("others", options, async |at| {
+        let desk = at.direct.desk();
+        let queue = at.direct.queue("billing_order", &desk);
+        let _running = at.direct.start(at.direct.bus(), queue).await?;
+        let records = (1..=20).map(|id| {
+            let payload = serde_json::to_vec(&order(id))?;
+            Ok((Some(format!("customer-{id}")), payload, None))
+        });
+        let records = records.collect::<CaseResult<Vec<_>>>()?;
+        Admin::of(at)?.produce(&at.name("order"), records).await?;
+        let seen = desk.finishes(20).await?;
+        ensure_eq!(
+            event_conformance::done(&seen),
+            (1..=20).collect::<Vec<_>>(),
+            "orders"
+        );
+        for seen in &seen {
+            let message = seen.delivery.message();
+            ensure_eq!(message.key().as_str(), "order.v1.submit", "key");
+            let customer = format!("customer-{}", seen.number());
+            ensure_eq!(message.partition_key(), Some(&*customer), "partition key");
+        }
+        desk.sees_no_more_than(20).await?;
+        at.direct.nothing_is_left("billing_order").await
+    })
+    .await
+}
