@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use event_conformance::{
-    Act, CaseResult, Seen, Stage, ensure, ensure_eq, faults, orders::OrderBilled, orders::order,
-    publish,
+    Act, CaseResult, Failure, Seen, Stage, ensure, ensure_eq, faults, orders::OrderBilled,
+    orders::order, publish,
 };
 use event_core::{Arrival, Deliveries, Delivery, Settle, Settled, Settlement, Subscription};
+use tokio::time::timeout;
 
 use crate::{
     process::{Role, Victim},
@@ -64,17 +65,27 @@ async fn fault_09_a_queue_without_its_topic_leaves_its_neighbour_alone() -> Case
         desk.finishes(1).await?;
 
         Admin::of(at)?.delete_topic(&at.name("billing")).await?;
-        // Made anew by who publishes, and read by who has not ended.
-        let again = || async {
-            let published = OrderBilled { id: 2 }.publish(at.direct.bus()).await;
-            Ok(published.is_ok())
-        };
-        at.direct.until("a publish to the topic", again).await?;
-        tokio::select! {
-            ended = running.join() => drop(ended),
-            seen = desk.until("what was published again", |seen| {
-                seen.iter().any(|seen| seen.number() == 2)
-            }) => drop(seen?),
+        // Made anew by who publishes, and read by who has not ended. So many that it is noticed, wherever they go.
+        let mut ids = 2..200;
+        while !desk.seen().iter().any(|seen| seen.number() > 1) {
+            let Some(id) = ids.next() else {
+                return Err(Failure::new("it was silent all the time"));
+            };
+            OrderBilled { id }.publish(at.direct.bus()).await?;
+            let soon = desk.until("what was published again", |seen| {
+                seen.iter().any(|seen| seen.number() > 1)
+            });
+            tokio::select! {
+                ended = running.join() => {
+                    ensure!(ended.is_err(), "the service ended without a word");
+                    break;
+                }
+                seen = timeout(Duration::from_millis(300), soon) => match seen {
+                    Ok(seen) => drop(seen?),
+                    // Once more.
+                    Err(_) => {}
+                },
+            }
         }
         neighbour.sees_no_more_than(5).await?;
         neighbour.open();

@@ -1,13 +1,18 @@
 //! What a fault is tried on: a Kafka, a line to it that breaks, and names of the test's own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use event_conformance::{Broker, CaseResult, Consumer, Failure, Stage, Stages, publish};
+use event_conformance::{Broker, CaseResult, Consumer, Failure, Stage, Stages, ensure, publish};
 use event_core::{Delivery, Transport};
 use event_kafka::KafkaTransport;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, AlterConfig, NewPartitions, ResourceSpecifier},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, ConfigResource, NewPartitions, ResourceSpecifier,
+    },
     client::DefaultClientContext,
     config::FromClientConfig,
     consumer::{BaseConsumer, Consumer as _},
@@ -180,7 +185,20 @@ impl Admin {
         for changed in self.client.alter_configs([&change], &options()).await? {
             changed.map_err(|(_, code)| KafkaError::AdminOp(code))?;
         }
-        Ok(())
+        // The controller has it, and the broker a moment later.
+        let of = [&ResourceSpecifier::Topic(topic)];
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self.client.describe_configs(of, &options()).await?;
+            let is_set = |resource: &ConfigResource| {
+                let entry = resource.get(name);
+                entry.is_some_and(|entry| entry.value.as_deref() == Some(value))
+            };
+            if found.iter().flatten().any(is_set) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "`{name}` is not set");
+        }
     }
 
     /// Removes the records of a partition before an offset.
