@@ -80,10 +80,9 @@ async fn fault_09_a_queue_without_its_topic_leaves_its_neighbour_alone() -> Case
                     ensure!(ended.is_err(), "the service ended without a word");
                     break;
                 }
-                seen = timeout(Duration::from_millis(300), soon) => match seen {
-                    Ok(seen) => drop(seen?),
-                    // Once more.
-                    Err(_) => {}
+                // Otherwise once more.
+                seen = timeout(Duration::from_millis(300), soon) => if let Ok(seen) = seen {
+                    drop(seen?);
                 },
             }
         }

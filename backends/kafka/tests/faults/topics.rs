@@ -47,13 +47,10 @@ async fn goes_on(
                 restarted = true;
                 *running = at.direct.start(bus, at.direct.queue("billing_order", desk)).await?;
             }
-            handled = soon => match handled {
-                Ok(handled) => {
-                    handled?;
-                    return Ok(restarted);
-                }
-                // What was published while there was no topic has no queue.
-                Err(_) => {}
+            // Otherwise once more: what was published while there was no topic may have no queue.
+            handled = soon => if let Ok(handled) = handled {
+                handled?;
+                return Ok(restarted);
             },
         }
     }
@@ -145,6 +142,7 @@ async fn fault_08_the_topic_of_retries_is_deleted() -> CaseResult {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "Kafka's client may end the process: an assertion of its own about a partition that is assigned again"]
 async fn fault_08_the_topic_of_the_topology_is_deleted() -> CaseResult {
     on_own_kafka("fault_08_topology", async |at, _| {
         let desk = at.direct.desk();
