@@ -1655,19 +1655,24 @@ impl Thread {
         let context = self.client.context().clone();
         context.inline.store(true, SeqCst);
         self.lanes.clear();
-        // What was not answered yet, in its order.
-        if let Some(leaving) = self.leaving.take() {
-            answer(&self.client, false, &leaving.partitions);
-        }
         let open: Vec<_> = lock(&context.rebalances).drain(..).collect();
-        for rebalance in open {
-            answer(&self.client, rebalance.is_assigned, &rebalance.partitions);
-        }
+        let leaving = self.leaving.take();
         if self.is_ephemeral() {
             return;
         }
+        if open.is_empty() && leaving.is_none() {
+            self.wait_for_the_group();
+        }
         let before = context.revoked.load(SeqCst);
+        // First this, then what was not answered yet: the answer would begin to join again, and who joins does not
+        // leave.
         self.client.unsubscribe();
+        if let Some(leaving) = leaving {
+            answer(&self.client, false, &leaving.partitions);
+        }
+        for rebalance in open {
+            answer(&self.client, rebalance.is_assigned, &rebalance.partitions);
+        }
         let has_any = self
             .client
             .assignment()
@@ -1676,6 +1681,25 @@ impl Thread {
         while has_any && context.revoked.load(SeqCst) == before && Instant::now() < deadline {
             // It is answered as it comes.
             drop(self.client.poll(Duration::from_millis(10)));
+        }
+    }
+
+    /// Waits until the group has agreed: the client does not leave while it joins, and the others would wait for it
+    /// until its lease is over.
+    fn wait_for_the_group(&self) {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < deadline {
+            let client = self.admin.asking().client();
+            let found = client.fetch_group_list(Some(&self.queue), Duration::from_secs(1));
+            let Ok(found) = found else { return };
+            let group = found
+                .groups()
+                .iter()
+                .find(|group| group.name() == &*self.queue);
+            if group.is_none_or(|group| !group.state().contains("Rebalance")) {
+                return;
+            }
+            drop(self.client.poll(Duration::from_millis(20)));
         }
     }
 }

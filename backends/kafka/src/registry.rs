@@ -55,7 +55,7 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts to read the topic, which exists.
     pub(crate) fn start(
-        endpoints: &Endpoints,
+        endpoints: &Arc<Endpoints>,
         admin: &Arc<Admin>,
         clock: &Arc<BrokerClock>,
     ) -> Result<Arc<Self>> {
@@ -68,29 +68,17 @@ impl Registry {
             listeners: Arc::default(),
             stop: Arc::default(),
         });
-        let mut config = endpoints.config();
-        for (name, value) in [
-            // The client wants one; nothing is committed, and no group is joined.
-            ("group.id", "switchboard"),
-            ("enable.auto.commit", "false"),
-            ("auto.offset.reset", "error"),
-            // What is declared is to be known at once.
-            ("fetch.wait.max.ms", "100"),
-        ] {
-            config.set(name, value);
-        }
-        let reader =
-            BaseConsumer::from_config_and_context(&config, Context(admin.health().clone()))
-                .map_err(|error| error::of("read the topology topic", &error))?;
+        let reader = Reading::reader(endpoints, admin)?;
         let reading = Reading {
             topic: registry.topic.clone(),
             told,
             listeners: registry.listeners.clone(),
             stop: registry.stop.clone(),
+            endpoints: endpoints.clone(),
             admin: admin.clone(),
             clock: clock.clone(),
         };
-        spawn("switchboard-topology", move || reading.run(&reader))?;
+        spawn("switchboard-topology", move || reading.run(reader))?;
         let (topic, stop) = (registry.topic.clone(), registry.stop.clone());
         let admin = admin.clone();
         spawn("switchboard-ask", move || {
@@ -164,18 +152,19 @@ struct Reading {
     told: watch::Sender<Arc<Table>>,
     listeners: Arc<Mutex<Vec<Weak<Signal>>>>,
     stop: Arc<AtomicBool>,
+    endpoints: Arc<Endpoints>,
     admin: Arc<Admin>,
     clock: Arc<BrokerClock>,
 }
 
 impl Reading {
-    fn run(self, reader: &BaseConsumer<Context>) {
+    fn run(self, mut reader: BaseConsumer<Context>) {
         let mut table = Table::default();
         // Before this it is half a table, which would say of queues that they are gone.
         let mut whole = 0;
-        self.begin(reader, &table);
+        self.begin(&reader, &table);
         while !self.stop.load(SeqCst) {
-            let mut news = false;
+            let (mut news, mut seems_gone) = (false, false);
             let mut next = reader.poll(Duration::from_millis(100));
             while let Some(polled) = next {
                 match polled {
@@ -187,17 +176,21 @@ impl Reading {
                         }
                         news = true;
                     }
-                    Err(error) if is_gone(&error) => {
-                        if let Some(end) = self.look_again(&mut table) {
-                            whole = end;
-                            news = true;
-                            self.begin(reader, &table);
-                        }
-                    }
-                    // The client tries again by itself.
-                    Err(_) => {}
+                    // The client tries again by itself, unless there is nothing to try.
+                    Err(error) => seems_gone |= is_gone(&error),
                 }
                 next = reader.poll(Duration::ZERO);
+            }
+            if seems_gone && let Some(end) = self.look_again(&mut table) {
+                (whole, news) = (end, true);
+                // The old one is in the middle of something with the old topic.
+                match Self::reader(&self.endpoints, &self.admin) {
+                    Ok(next) => reader = next,
+                    Err(error) => {
+                        tracing::error!(target: "switchboard", topic = self.topic, %error, "the topology topic cannot be read");
+                    }
+                }
+                self.begin(&reader, &table);
             }
             if news && table.position >= whole {
                 self.told.send_replace(Arc::new(table.clone()));
@@ -208,6 +201,22 @@ impl Reading {
                     .for_each(|listener| listener.raise());
             }
         }
+    }
+
+    fn reader(endpoints: &Endpoints, admin: &Admin) -> Result<BaseConsumer<Context>> {
+        let mut config = endpoints.config();
+        for (name, value) in [
+            // The client wants one; nothing is committed, and no group is joined.
+            ("group.id", "switchboard"),
+            ("enable.auto.commit", "false"),
+            ("auto.offset.reset", "error"),
+            // What is declared is to be known at once.
+            ("fetch.wait.max.ms", "100"),
+        ] {
+            config.set(name, value);
+        }
+        BaseConsumer::from_config_and_context(&config, Context(admin.health().clone()))
+            .map_err(|error| error::of("read the topology topic", &error))
     }
 
     /// The client says that the topic is gone, or is shorter than it was. Up to where it is to be read before the

@@ -422,7 +422,8 @@ impl Halves {
             };
             let offset = partition.offset(tag.number).unwrap_or_default();
             let key = match target {
-                Target::Retry(_) => message.partition_key().map(SmolStr::new),
+                // To any partition: it waits for whoever can handle it.
+                Target::Retry(_) => None,
                 // A copy that is made twice is one dead letter, and no two messages have one key.
                 Target::Dead => Some(format_smolstr!(
                     "{}/{}/{offset}/{}",

@@ -136,9 +136,9 @@ impl Reading {
         let others = headers
             .iter()
             .filter(|header| !matches!(header.key, TYPE | CONTENT_TYPE | EXCHANGE))
-            .filter_map(|header| {
+            .map(|header| {
                 let value = Bytes::copy_from_slice(header.value.unwrap_or_default());
-                Some((header.key, HeaderValue::from(value)))
+                (header.key, HeaderValue::from(value))
             });
         Message::from_wire(address, payload, &[PREFIX], others)
     }
