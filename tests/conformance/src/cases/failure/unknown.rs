@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use event_core::{Bus, Queue, Reason};
+use event_core::{Bus, Queue, Reason, RetryPolicy};
 use tokio::time::Instant;
 
 use super::{soon, with_handlers};
@@ -123,7 +123,9 @@ async fn a_newer_version_handles_what_an_older_one_does_not_know(cx: Context) ->
 
 async fn a_retry_waits_for_its_handler(cx: Context) -> CaseResult {
     let (bill, pack) = (cx.desk(), cx.desk().failing(1));
-    let both = || with_handlers(&cx, [("bill", &bill), ("pack", &pack)]).retry(soon().attempts(2));
+    // Long enough for this process to end before it is due.
+    let policy = || RetryPolicy::fixed(Duration::from_secs(1)).attempts(2);
+    let both = || with_handlers(&cx, [("bill", &bill), ("pack", &pack)]).retry(policy());
     let process = cx.process().await?;
     let running = cx.start(&process, both()).await?;
     order(7).publish(cx.bus()).await?;
@@ -135,7 +137,7 @@ async fn a_retry_waits_for_its_handler(cx: Context) -> CaseResult {
     drop(running);
 
     let process = cx.process().await?;
-    let queue = with_handlers(&cx, [("bill", &bill)]).retry(soon().attempts(2));
+    let queue = with_handlers(&cx, [("bill", &bill)]).retry(policy());
     let running = cx.start(&process, queue).await?;
     cx.until("it to be passed over", || async {
         Ok(process.counters().skipped >= 1)

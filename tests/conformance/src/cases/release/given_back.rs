@@ -50,7 +50,8 @@ async fn a_released_delivery_comes_back_at_once(cx: Context) -> CaseResult {
 async fn a_release_uses_no_attempt(cx: Context) -> CaseResult {
     // It is at its second attempt when it is given back.
     let desk = cx.desk().failing(1);
-    let policy = || RetryPolicy::fixed(Duration::from_millis(100)).attempts(2);
+    // Long enough for this process to end before it is due.
+    let policy = || RetryPolicy::fixed(Duration::from_secs(1)).attempts(2);
     let process = cx.process().await?;
     let queue = cx.queue("billing_order", &desk).retry(policy());
     let running = cx.start(&process, queue).await?;
