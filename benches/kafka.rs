@@ -16,8 +16,8 @@ use std::{
 
 use event_benches::{BATCH, Cost, Line, Meter, RawBytes, Table, option, payload};
 use event_core::{
-    Arrival, Binding, Bus, Delivery, ExchangeName, Message, Queue, QueueSpec, RoutingKey, Service,
-    Settled, Settlement, Topology, Transport,
+    Arrival, Binding, Bus, Delivery, ExchangeName, Message, Queue, QueueSpec, Service, Settled,
+    Settlement, Topology, Transport,
 };
 use event_kafka::KafkaTransport;
 use futures_util::{StreamExt, future::try_join_all, stream};

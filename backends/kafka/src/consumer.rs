@@ -528,7 +528,7 @@ impl Thread {
             | Code::FencedInstanceId
             | Code::InconsistentGroupProtocol
             | Code::Fatal => Err(error::failed(&what, code)),
-            Code::NotImplemented | Code::BadCompression | Code::BadMessage => Err(Error::new(
+            Code::NotImplemented | Code::BadCompression => Err(Error::new(
                 ErrorKind::Unsupported,
                 format!(
                     "cannot {what}: a record cannot be unpacked, because this build does not know its compression ({code})"
@@ -606,6 +606,8 @@ impl Thread {
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         if names.is_empty() {
             self.client.unsubscribe();
+            // There is nothing to wait for.
+            self.held.joined();
         } else {
             self.client
                 .subscribe(&names)
