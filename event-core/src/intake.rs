@@ -470,8 +470,12 @@ mod tests {
             assert_eq!(first.item().id(), &MessageId::from("1"));
             let result = receipt(&first);
             first.finish(result);
-            tokio::task::yield_now().await;
-            let second = taken.lock().unwrap().pop().unwrap();
+            let second = loop {
+                if let Some(order) = taken.lock().unwrap().pop() {
+                    break order;
+                }
+                tokio::task::yield_now().await;
+            };
             let result = receipt(&second);
             second.finish(result);
         };
