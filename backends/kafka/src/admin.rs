@@ -212,8 +212,7 @@ impl Admin {
 
     async fn create(&self, topic: &str, purpose: Purpose) -> Result<()> {
         let partitions = match purpose {
-            // A retry that its reader cannot handle goes to any of them next time, and so to another process in the end.
-            Purpose::Exchange | Purpose::Retry => self.endpoints.partitions,
+            Purpose::Exchange => self.endpoints.partitions,
             _ => 1,
         };
         // The broker's default is -1.

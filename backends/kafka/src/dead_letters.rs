@@ -180,7 +180,7 @@ impl DeadLetters for Letters {
                 let message = DeadLetter::new(id, message).into_replay();
                 Record {
                     topic: topic.clone(),
-                    key: None,
+                    key: message.partition_key().map(SmolStr::new),
                     headers: Some(copy_headers(&message)),
                     value: Some(message.payload().clone()),
                 }

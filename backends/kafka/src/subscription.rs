@@ -422,8 +422,7 @@ impl Halves {
             };
             let offset = partition.offset(tag.number).unwrap_or_default();
             let key = match target {
-                // To any partition: it waits for whoever can handle it.
-                Target::Retry(_) => None,
+                Target::Retry(_) => message.partition_key().map(SmolStr::new),
                 // A copy that is made twice is one dead letter, and no two messages have one key.
                 Target::Dead => Some(format_smolstr!(
                     "{}/{}/{offset}/{}",
