@@ -104,7 +104,9 @@ async fn a_queue_whose_commits_are_gone_begins_where_it_was_declared() -> CaseRe
         let (admin, group, topic) = (Admin::of(at)?, at.name("billing_order"), at.name("order"));
         let committed = admin.committed(&group, &topic).await?;
         ensure_eq!(committed[0].0, Some(15), "what was committed");
-        admin.delete_group(&group).await?;
+        // The broker takes a moment to see that nobody is in it.
+        let deleted = || async { Ok(admin.delete_group(&group).await.is_ok()) };
+        at.direct.until("its commits to be gone", deleted).await?;
         let committed = admin.committed(&group, &topic).await?;
         ensure_eq!(committed[0].0, None, "what is committed");
 

@@ -83,6 +83,23 @@ pub(crate) async fn holds(at: &Stage, count: u64) -> CaseResult<(Consumer, Vec<D
     Ok((consumer, held))
 }
 
+/// The first offset of a partition that is there and the one of the next record, when it has a leader.
+fn watermarks(
+    asking: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), KafkaError> {
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        match asking.fetch_watermarks(topic, partition, PATIENCE) {
+            Err(KafkaError::MetadataFetch(
+                Code::NotLeaderForPartition | Code::LeaderNotAvailable | Code::UnknownLeaderEpoch,
+            )) if std::time::Instant::now() < until => {}
+            found => return found,
+        }
+    }
+}
+
 /// Asks and changes the brokers without the framework.
 #[derive(Clone)]
 pub(crate) struct Admin {
@@ -122,7 +139,7 @@ impl Admin {
             let found = found.filter(|found| found.error().is_none());
             let partitions = found.map_or(0, |found| found.partitions().len());
             (0..i32::try_from(partitions).unwrap_or(i32::MAX))
-                .map(|partition| asking.fetch_watermarks(&topic, partition, PATIENCE))
+                .map(|partition| watermarks(asking, &topic, partition))
                 .collect()
         })
         .await
