@@ -149,7 +149,6 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         rebalances: Mutex::default(),
         events: AtomicU64::new(0),
         inline: AtomicBool::new(false),
-        revoked: AtomicU64::new(0),
     };
     let mut client = Client::from_config_and_context(&config, context)
         .map_err(|error| error::of(&format!("consume queue `{}`", spec.name), &error))?;
@@ -215,8 +214,6 @@ struct Context {
     events: AtomicU64,
     /// Partitions are let go at once: nobody is there to do it later.
     inline: AtomicBool,
-    /// How often partitions were taken away.
-    revoked: AtomicU64,
 }
 
 struct Rebalance {
@@ -241,7 +238,6 @@ impl ConsumerContext for Context {
     fn rebalance(&self, client: &Client, event: Event, partitions: &mut TopicPartitionList) {
         self.events.fetch_add(1, SeqCst);
         let is_assigned = event == Event::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        self.revoked.fetch_add(u64::from(!is_assigned), SeqCst);
         if self.inline.load(SeqCst) {
             // Nothing else would end the consumer.
             answer(client, is_assigned, partitions);
@@ -1652,38 +1648,24 @@ impl Thread {
         }
     }
 
-    /// Leaves the group.
+    /// Leaves the group, which happens when the client is dropped after this.
+    ///
+    /// Its last partitions are taken away then, and it leaves only if that is answered after the client was told to
+    /// end: the answer to anything before would have it stop reading first, and the end not wait for that. So what is
+    /// open stays without an answer, and nothing is polled from here on.
     fn leave(&mut self) {
         let context = self.client.context().clone();
         context.inline.store(true, SeqCst);
         self.lanes.clear();
-        let open: Vec<_> = lock(&context.rebalances).drain(..).collect();
-        let leaving = self.leaving.take();
+        let is_open = !lock(&context.rebalances).is_empty() || self.leaving.is_some();
         if self.is_ephemeral() {
             return;
         }
-        if open.is_empty() && leaving.is_none() {
+        if !is_open {
             self.wait_for_the_group();
         }
-        let before = context.revoked.load(SeqCst);
-        // First this, then what was not answered yet: the answer would begin to join again, and who joins does not
-        // leave.
+        // Who has no partitions leaves with this.
         self.client.unsubscribe();
-        if let Some(leaving) = leaving {
-            answer(&self.client, false, &leaving.partitions);
-        }
-        for rebalance in open {
-            answer(&self.client, rebalance.is_assigned, &rebalance.partitions);
-        }
-        let has_any = self
-            .client
-            .assignment()
-            .is_ok_and(|assigned| assigned.count() > 0);
-        let deadline = Instant::now() + Duration::from_secs(2);
-        while has_any && context.revoked.load(SeqCst) == before && Instant::now() < deadline {
-            // It is answered as it comes.
-            drop(self.client.poll(Duration::from_millis(10)));
-        }
     }
 
     /// Waits until the group has agreed: the client does not leave while it joins, and the others would wait for it

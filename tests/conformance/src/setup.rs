@@ -48,8 +48,8 @@ impl Setup {
             threads: None,
             points: Point::ALL.to_vec(),
             scorecard: None,
-            // Unique enough: two runs on one broker do not begin in one millisecond.
-            run: format!("t{:x}", since.as_millis()),
+            // Two processes may begin in one millisecond.
+            run: format!("t{:x}p{:x}", since.as_millis(), std::process::id()),
         }
     }
 

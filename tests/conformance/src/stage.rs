@@ -147,8 +147,9 @@ impl Stages {
     async fn open(&self, url: &str, name: &str, options: &str) -> CaseResult<Stage> {
         let proxy = Arc::new(Proxy::before(url).await?);
         let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
-        // Two runs on one broker do not begin in one millisecond.
-        let prefix = format!("t{:x}.{name}.", since.as_millis());
+        // Two processes may begin in one millisecond.
+        let run = std::process::id();
+        let prefix = format!("t{:x}p{run:x}.{name}.", since.as_millis());
         let line = self.setup(proxy.url(url) + options);
         let straight = self.setup(url.to_owned() + options);
         Ok(Stage {
