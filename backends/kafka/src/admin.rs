@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, Mutex},
-    thread,
     time::Duration,
 };
 
@@ -27,6 +26,7 @@ use crate::{
     error, names,
     producer::HEADROOM,
     shared::lock,
+    threads,
     url::Endpoints,
 };
 
@@ -300,7 +300,7 @@ impl Admin {
             let ends = self.ask(move |asking| ends(asking, &name, count)).await;
             match ends {
                 // A topic that was made in this moment is not led everywhere yet.
-                Err(error) if is_passing(&error) && Instant::now() < deadline => {
+                Err(error) if error::is_passing(&error) && Instant::now() < deadline => {
                     sleep(Duration::from_millis(10)).await;
                 }
                 ends => return ends.map_err(|error| error::of(&what, &error)),
@@ -379,7 +379,7 @@ pub(crate) fn bounds(
     for partition in found.elements() {
         // One that is gone is no reason to know nothing of the others.
         if let Err(error) = partition.error()
-            && !is_gone(&error)
+            && !error::is_gone(&error)
         {
             return Err(error);
         }
@@ -393,19 +393,6 @@ pub(crate) fn bounds(
     Ok(bounds)
 }
 
-/// Whether a topic or partition is not there.
-pub(crate) fn is_gone(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
-    )
-}
-
-/// Whether the same may succeed soon without anybody's doing.
-pub(crate) fn is_passing(error: &KafkaError) -> bool {
-    error.rdkafka_error_code().is_some_and(error::is_passing)
-}
-
 fn options() -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(PATIENCE))
@@ -414,11 +401,7 @@ fn options() -> AdminOptions {
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        let (client, asking) = (self.client.take(), self.asking.clone());
-        // Both wait for threads of theirs.
-        let _ = thread::Builder::new()
-            .name("switchboard-end".to_owned())
-            .spawn(move || drop((client, asking)));
+        threads::end((self.client.take(), self.asking.clone()));
     }
 }
 

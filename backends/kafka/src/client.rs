@@ -1,7 +1,7 @@
 //! What all clients of one transport have in common: where they report, and what is known of the brokers.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use rdkafka::{
 };
 use tokio::sync::watch;
 
-use crate::signal::Signal;
+use crate::{shared::lock, signal::Signal};
 
 /// How long a request of the administration's may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ impl Health {
 
     /// What went wrong last; nothing when it was not said.
     pub(crate) fn problem(&self) -> Option<Problem> {
-        self.lock().clone()
+        lock(&self.problem).clone()
     }
 
     pub(crate) fn met(&self, error: &KafkaError, reason: &str) {
@@ -72,14 +72,10 @@ impl Health {
             self.down.raise();
             return;
         }
-        *self.lock() = Some(Problem {
+        *lock(&self.problem) = Some(Problem {
             code: *code,
             text: reason.to_owned(),
         });
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Problem>> {
-        self.problem.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The broker's clock, as far as it is known here.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
+
+use crate::shared::lock;
 
 /// The broker's clock: what it said last, and how long ago that was.
 ///
@@ -15,12 +17,12 @@ pub(crate) struct BrokerClock(Mutex<Option<(Instant, i64)>>);
 impl BrokerClock {
     /// The broker stamped something with this time, in milliseconds since 1970, and says so now.
     pub(crate) fn heard(&self, millis: i64) {
-        *self.lock() = Some((Instant::now(), millis));
+        *lock(&self.0) = Some((Instant::now(), millis));
     }
 
     /// The broker stamped something with this time at some moment before: its clock shows at least this.
     pub(crate) fn is_past(&self, millis: i64) {
-        let mut heard = self.lock();
+        let mut heard = lock(&self.0);
         if heard.is_none_or(|(at, then)| then + millis_since(at) < millis) {
             *heard = Some((Instant::now(), millis));
         }
@@ -29,13 +31,9 @@ impl BrokerClock {
     /// When the broker's clock will show this time, on the clock of this process that nobody sets; nothing while the
     /// broker has not been heard, which it is soon after every connection was made.
     pub(crate) fn reaches(&self, millis: i64) -> Option<Instant> {
-        let (heard, then) = (*self.lock())?;
+        let (heard, then) = (*lock(&self.0))?;
         let ahead = u64::try_from(millis.saturating_sub(then)).unwrap_or(0);
         Some(heard + Duration::from_millis(ahead))
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Instant, i64)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     producer::Record,
     shared::Shared,
     topology,
-    wire::{Reading, copy_headers},
+    wire::Reading,
 };
 
 /// How many dead letters are replayed at once.
@@ -178,11 +178,10 @@ impl DeadLetters for Letters {
             let copy = |(offset, message): (i64, Message)| {
                 let id = DeadLetterId::new(offset.to_string());
                 let message = DeadLetter::new(id, message).into_replay();
+                let key = message.partition_key().map(SmolStr::new);
                 Record {
                     topic: topic.clone(),
-                    key: message.partition_key().map(SmolStr::new),
-                    headers: Some(copy_headers(&message)),
-                    value: Some(message.payload().clone()),
+                    ..Record::copy(&message, key)
                 }
             };
             let copies = letters.into_iter().map(copy).collect();
@@ -210,16 +209,10 @@ fn scan<T>(
     mut start: T,
     mut each: impl FnMut(&mut T, &BorrowedMessage<'_>),
 ) -> Result<T, KafkaError> {
-    let is_missing = |error: &KafkaError| {
-        matches!(
-            error.rdkafka_error_code(),
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
-        )
-    };
     let asking = shared.admin.asking();
     let end = match crate::admin::ends(asking, topic, 1) {
         Ok(ends) => ends.first().copied().unwrap_or(0),
-        Err(error) if is_missing(&error) => return Ok(start),
+        Err(error) if error::is_gone(&error) => return Ok(start),
         Err(error) => return Err(error),
     };
     if from >= end {
@@ -257,7 +250,7 @@ fn scan<T>(
                 }
             }
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(start),
-            Some(Err(error)) if is_missing(&error) => return Err(error),
+            Some(Err(error)) if error::is_gone(&error) => return Err(error),
             // The client tries again by itself.
             Some(Err(_)) | None if std::time::Instant::now() < heard => {}
             _ => return Err(KafkaError::MessageConsumption(Code::OperationTimedOut)),

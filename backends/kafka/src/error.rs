@@ -224,10 +224,35 @@ pub(crate) fn deleted(queue: &str) -> Error {
 }
 
 /// Whether the same may succeed soon without anybody's doing.
-pub(crate) fn is_passing(code: Code) -> bool {
-    let kind = failed("", code).kind();
+pub(crate) fn is_passing(error: &KafkaError) -> bool {
+    let passes = |code| {
+        let kind = failed("", code).kind();
+        matches!(
+            kind,
+            ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Overloaded
+        ) || matches!(code, Code::UnknownPartition | Code::UnknownTopicOrPartition)
+    };
+    error.rdkafka_error_code().is_some_and(passes)
+}
+
+/// Whether a code says that a topic or partition is not there.
+pub(crate) fn says_gone(code: Code) -> bool {
     matches!(
-        kind,
-        ErrorKind::Connection | ErrorKind::Timeout | ErrorKind::Overloaded
-    ) || matches!(code, Code::UnknownPartition | Code::UnknownTopicOrPartition)
+        code,
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition
+    )
+}
+
+/// Whether a topic or partition is not there.
+pub(crate) fn is_gone(error: &KafkaError) -> bool {
+    error.rdkafka_error_code().is_some_and(says_gone)
+}
+
+/// Whether a partition is not read any more after this: it is not there, or what was to be read of it is not.
+pub(crate) fn ends_reading(error: &KafkaError) -> bool {
+    is_gone(error)
+        || matches!(
+            error.rdkafka_error_code(),
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)
+        )
 }

@@ -24,6 +24,7 @@ mod shared;
 mod signal;
 mod subscription;
 mod table;
+mod threads;
 mod topology;
 mod transport;
 mod url;

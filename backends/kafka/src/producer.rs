@@ -34,6 +34,7 @@ use crate::{
     registry::Registry,
     shared::lock,
     table::Table,
+    threads,
     url::Endpoints,
     wire,
 };
@@ -55,6 +56,18 @@ pub(crate) struct Record {
     /// Nothing takes back what was stored under the key before.
     pub(crate) value: Option<Bytes>,
     pub(crate) headers: Option<OwnedHeaders>,
+}
+
+impl Record {
+    /// A copy of a message, for a topic of its queue that is named later.
+    pub(crate) fn copy(message: &Message, key: Option<SmolStr>) -> Self {
+        Self {
+            topic: SmolStr::default(),
+            key,
+            value: Some(message.payload().clone()),
+            headers: Some(wire::copy_headers(message)),
+        }
+    }
 }
 
 /// The answer to a record: its offset.
@@ -350,7 +363,7 @@ impl Producer {
                 Ok(next) => {
                     tracing::warn!(target: "switchboard", "the producer met an error that ended it; it was replaced");
                     running.stop();
-                    end(slot.replace(next));
+                    threads::end(slot.replace(next));
                 }
                 Err(error) => {
                     tracing::error!(target: "switchboard", %error, "the producer cannot be replaced");
@@ -384,15 +397,8 @@ impl Drop for Producer {
         if let Some(running) = &running {
             running.stop();
         }
-        end(running);
+        threads::end(running);
     }
-}
-
-/// Drops a client on a thread of its own: that waits.
-fn end(running: Option<Arc<Running>>) {
-    let _ = thread::Builder::new()
-        .name("switchboard-end".to_owned())
-        .spawn(move || drop(running));
 }
 
 /// Works on what depends on the topology topic, or on a topic that is made again.
@@ -492,10 +498,7 @@ impl Running {
             thread: Mutex::default(),
         });
         let of = running.clone();
-        let thread = thread::Builder::new().name("switchboard-publish".to_owned());
-        let thread = thread.spawn(move || of.run()).map_err(|error| {
-            Error::new(ErrorKind::Internal, "cannot start a thread to publish").with_source(error)
-        })?;
+        let thread = threads::spawn("switchboard-publish", move || of.run())?;
         *lock(&running.thread) = Some(thread);
         Ok(running)
     }
@@ -645,12 +648,7 @@ impl Reports {
         }
         match sent {
             Sent::Record(answer) => _ = answer.send(Err(code)),
-            Sent::Message(order)
-                if matches!(
-                    code,
-                    Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition
-                ) && order.deadline() > Instant::now() =>
-            {
+            Sent::Message(order) if error::says_gone(code) && order.deadline() > Instant::now() => {
                 self.desk.hand(Late::Homeless(order));
             }
             Sent::Message(order) => {

@@ -11,12 +11,11 @@ use std::{
     time::Duration,
 };
 
-use event_core::{ConnectionState, Error, ErrorKind, Result};
+use event_core::{ConnectionState, Result};
 use rdkafka::{
     Message as _, Offset, Timestamp, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _},
-    error::{KafkaError, RDKafkaErrorCode as Code},
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -24,13 +23,14 @@ use tokio::{
 };
 
 use crate::{
-    admin::{self, Admin, ends},
+    admin::{Admin, ends},
     client::Context,
     clock::BrokerClock,
     error,
     shared::lock,
     signal::Signal,
     table::Table,
+    threads,
     url::Endpoints,
 };
 
@@ -78,10 +78,10 @@ impl Registry {
             admin: admin.clone(),
             clock: clock.clone(),
         };
-        spawn("switchboard-topology", move || reading.run(reader))?;
+        threads::spawn("switchboard-topology", move || reading.run(reader))?;
         let (topic, stop) = (registry.topic.clone(), registry.stop.clone());
         let admin = admin.clone();
-        spawn("switchboard-ask", move || {
+        threads::spawn("switchboard-ask", move || {
             ask(&admin, &topic, &asked, &stop)
         })?;
         Ok(registry)
@@ -140,13 +140,6 @@ impl Registry {
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(run);
-    thread.map(drop).map_err(|error| {
-        Error::new(ErrorKind::Internal, "cannot start a thread").with_source(error)
-    })
-}
-
 struct Reading {
     topic: String,
     told: watch::Sender<Arc<Table>>,
@@ -177,7 +170,7 @@ impl Reading {
                         news = true;
                     }
                     // The client tries again by itself, unless there is nothing to try.
-                    Err(error) => seems_gone |= is_gone(&error),
+                    Err(error) => seems_gone |= error::ends_reading(&error),
                 }
                 next = reader.poll(Duration::ZERO);
             }
@@ -235,7 +228,7 @@ impl Reading {
                     }
                     return Some(end);
                 }
-                Err(error) if is_gone(&error) => thread::sleep(Duration::from_secs(1)),
+                Err(error) if error::ends_reading(&error) => thread::sleep(Duration::from_secs(1)),
                 Err(_) => return Some(table.position),
             }
         }
@@ -262,15 +255,6 @@ impl Reading {
     }
 }
 
-/// Whether the topic, or what was to be read of it, is not there.
-fn is_gone(error: &KafkaError) -> bool {
-    admin::is_gone(error)
-        || matches!(
-            error.rdkafka_error_code(),
-            Some(Code::OffsetOutOfRange | Code::AutoOffsetReset)
-        )
-}
-
 /// Answers questions: all that wait with one request, which begins after they were asked.
 fn ask(admin: &Admin, topic: &str, asked: &mpsc::Receiver<Question>, stop: &AtomicBool) {
     let health = admin.health();
@@ -292,7 +276,7 @@ fn ask(admin: &Admin, topic: &str, asked: &mpsc::Receiver<Question>, stop: &Atom
         for _ in 0..ASKED {
             match &end {
                 // A topic that was made in this moment, or whose leader has changed.
-                Err(error) if admin::is_passing(error) && !stop.load(SeqCst) => {
+                Err(error) if error::is_passing(error) && !stop.load(SeqCst) => {
                     thread::sleep(Duration::from_millis(50));
                     end = ends(admin.asking(), topic, 1);
                 }

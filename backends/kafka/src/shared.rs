@@ -113,13 +113,7 @@ impl Shared {
 
     /// Has the topics of a queue looked for again, if one was not there.
     pub(crate) fn forget_topics(&self, queue: &str, code: Code) {
-        if matches!(
-            code,
-            Code::UnknownTopicOrPartition
-                | Code::UnknownTopic
-                | Code::UnknownPartition
-                | Code::MessageTimedOut
-        ) {
+        if error::says_gone(code) || code == Code::MessageTimedOut {
             let prefix = format!("{queue}.");
             lock(&self.topics).retain(|topic| !topic.starts_with(&prefix));
         }

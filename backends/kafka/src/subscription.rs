@@ -8,8 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use event_core::{
-    Arrival, Deliveries, DeliveryTag, Error, ErrorKind, Message, QueueSpec, Result, Settle,
-    Settled, Settlement, Subscription, retry_step,
+    Arrival, Deliveries, DeliveryTag, Error, ErrorKind, QueueSpec, Result, Settle, Settled,
+    Settlement, Subscription, retry_step,
 };
 use smol_str::{SmolStr, format_smolstr};
 use tokio::{
@@ -25,7 +25,7 @@ use crate::{
     producer::{Answered, Record, answer},
     shared::{Shared, lock},
     signal::Signal,
-    topology, wire,
+    topology,
 };
 
 /// How long the end of a subscription may take before it goes on without the broker.
@@ -435,7 +435,7 @@ impl Halves {
                 at,
                 tag,
                 target,
-                record: copy(&message, key),
+                record: Record::copy(&message, key),
             });
         }
         let wait = self.settled(&mut state, alone);
@@ -540,9 +540,7 @@ impl Halves {
         }
         self.settled(&mut state, alone)
     }
-}
 
-impl Halves {
     /// Sends copies. One that was sent before, and has no answer yet, is not sent again.
     fn send(&self, copies: &mut [Copy]) -> Vec<Answered> {
         let mut state = self.held.lock();
@@ -558,14 +556,5 @@ impl Halves {
         sent.into_iter()
             .filter_map(|sent| sent.or_else(|| new.next()))
             .collect()
-    }
-}
-
-fn copy(message: &Message, key: Option<SmolStr>) -> Record {
-    Record {
-        topic: SmolStr::default(),
-        key,
-        value: Some(message.payload().clone()),
-        headers: Some(wire::copy_headers(message)),
     }
 }
