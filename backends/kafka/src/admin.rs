@@ -10,7 +10,9 @@ use std::{
 use event_core::{Error, ErrorKind, ExchangeName, Result};
 use rdkafka::{
     Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
@@ -177,15 +179,8 @@ impl Admin {
         if purpose != Purpose::Retry && partitions != 1 {
             return wrong("it has more than one partition");
         }
-        let resource = [ResourceSpecifier::Topic(topic)];
-        let described = self.client().describe_configs(&resource, &options()).await;
         let what = format!("look at the settings of topic `{topic}`");
-        let described = described.map_err(|error| error::of(&what, &error))?.pop();
-        let config = match described {
-            Some(Ok(config)) => config,
-            Some(Err(code)) => return Err(error::failed(&what, code)),
-            None => return Err(error::silent(&what)),
-        };
+        let config = self.settings(topic, &what).await?;
         // So Kafka answers who may not look.
         if config.get("cleanup.policy").is_none() {
             return Err(error::failed(&what, Code::TopicAuthorizationFailed));
@@ -208,6 +203,23 @@ impl Admin {
             }
             _ => Ok(()),
         }
+    }
+
+    async fn settings(&self, topic: &str, what: &str) -> Result<ConfigResource> {
+        let resource = [ResourceSpecifier::Topic(topic)];
+        let described = self.client().describe_configs(&resource, &options()).await;
+        match described.map_err(|error| error::of(what, &error))?.pop() {
+            Some(Ok(config)) => Ok(config),
+            Some(Err(code)) => Err(error::failed(what, code)),
+            None => Err(error::silent(what)),
+        }
+    }
+
+    /// The most bytes of a batch that a topic takes, for whoever may know that.
+    pub(crate) async fn largest(&self, topic: &str) -> Option<usize> {
+        let config = self.settings(topic, "look at its settings").await.ok()?;
+        let largest = config.get("max.message.bytes")?.value.as_deref()?;
+        largest.parse().ok()
     }
 
     async fn create(&self, topic: &str, purpose: Purpose) -> Result<()> {

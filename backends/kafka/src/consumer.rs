@@ -2,6 +2,7 @@
 
 mod commits;
 mod group;
+mod identity;
 mod lanes;
 mod reading;
 
@@ -17,12 +18,12 @@ use event_core::{
 };
 use rdkafka::{
     ClientConfig, Message as _,
-    config::FromClientConfigAndContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
 use smol_str::SmolStr;
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::oneshot::error::TryRecvError};
 
 pub(crate) use self::reading::has_room;
 use self::{
@@ -43,8 +44,8 @@ use crate::{
     registry::Registry,
     shared::Shared,
     subscription::{End, Held},
-    table::{Parts, Spans, Table},
-    threads,
+    table::{Fact, Parts, Spans, Table},
+    threads, topology,
     url::Endpoints,
 };
 
@@ -79,7 +80,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
             (Kind::Durable { life }, Filter::default())
         }
     };
-    let context = Context::new(&shared.health);
+    let context = Context::new(&shared.health, shared.endpoints.is_debugged());
     let mut client = Client::from_config_and_context(&config, context)
         .map_err(|error| error::of(&format!("consume queue `{}`", spec.name), &error))?;
     let signal = held.signal.clone();
@@ -109,6 +110,8 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
         turn: 0,
         filter,
         table: None,
+        topic_ids: HashMap::new(),
+        is_unidentified: false,
         leaving: None,
         ticket: 0,
         asked: None,
@@ -148,6 +151,13 @@ fn settings(endpoints: &Endpoints, spec: &QueueSpec) -> ClientConfig {
     ] {
         config.set(name, value);
     }
+    // It says in no other way that a topic is another than it was.
+    let debug = match config.get("debug") {
+        Some(debug) => format!("{debug},topic"),
+        None => "topic".to_owned(),
+    };
+    config.set("debug", debug);
+    config.set_log_level(RDKafkaLogLevel::Debug);
     let largest = (1 << 20).max(endpoints.max_message).to_string();
     for (name, value) in [
         // Other requests to a broker wait behind a fetch that waits.
@@ -213,6 +223,10 @@ struct Thread {
     filter: Filter,
     /// What the topology topic said when its bindings were taken from it.
     table: Option<Arc<Table>>,
+    /// The topics that the client met, by name.
+    topic_ids: HashMap<SmolStr, SmolStr>,
+    /// There are partitions of which it was not looked whether their topic is the one that it was.
+    is_unidentified: bool,
     leaving: Option<Leaving>,
     ticket: u64,
     asked: Option<(u64, EndAnswer)>,
@@ -247,6 +261,7 @@ impl Thread {
             self.serve_events()?;
             self.follow_table()?;
             self.rebalance()?;
+            self.identify();
             self.look_for_partitions()?;
             self.reread();
             self.confirm();
@@ -421,6 +436,27 @@ impl Thread {
         Ok(self.parts().cloned().unwrap_or_default())
     }
 
+    /// Writes to the topology topic, waits until that is known here, and answers what it says now.
+    fn write(&mut self, what: &str, facts: &[Fact]) -> Result<Parts> {
+        let topic = self.registry.topic();
+        let records = facts.iter().map(|fact| topology::record(topic, fact));
+        let deadline = Instant::now() + REQUEST;
+        for mut answered in self.producer.send(records.collect()) {
+            loop {
+                match answered.try_recv() {
+                    Ok(Ok(_)) => break,
+                    Ok(Err(code)) => return Err(error::failed(what, code)),
+                    Err(TryRecvError::Closed) => return Err(error::closed()),
+                    Err(TryRecvError::Empty) if Instant::now() > deadline => {
+                        return Err(error::silent(what));
+                    }
+                    Err(TryRecvError::Empty) => self.held.signal.wait(Duration::from_millis(10)),
+                }
+            }
+        }
+        self.refresh()
+    }
+
     /// What the topology topic said of the queue.
     fn parts(&self) -> Option<&Parts> {
         self.table.as_ref()?.queue(&self.queue)?.parts()
@@ -479,6 +515,9 @@ impl Thread {
                 }
                 self.commit();
                 self.held.signal.wait(Duration::from_millis(20));
+            }
+            if self.held.lock().end != Some(End::Abandoned) {
+                self.mark();
             }
         }
         self.leave();

@@ -25,7 +25,7 @@ pub(crate) fn failed(what: &str, code: Code) -> Error {
             );
         }
         Code::SSL => return Error::new(ErrorKind::Tls, format!("cannot {what}: no TLS ({code})")),
-        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
+        code if says_too_large(code) => {
             return Error::new(
                 ErrorKind::TooLarge,
                 format!(
@@ -240,6 +240,14 @@ pub(crate) fn says_gone(code: Code) -> bool {
     matches!(
         code,
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition
+    )
+}
+
+/// Whether a code says that a message, or the batch that it was in, is larger than its topic allows.
+pub(crate) fn says_too_large(code: Code) -> bool {
+    matches!(
+        code,
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize
     )
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use event_core::{Delivery, DeliveryTag, Message};
 use smol_str::SmolStr;
 
-use crate::progress::Progress;
+use crate::{progress::Progress, table::Mark};
 
 /// From so many deliveries between two beats on, more is lent than was read: telling the broker of each would cost
 /// more than the suspicion of some that nobody had.
@@ -21,6 +21,8 @@ const MOST_ABOVE: usize = 16_384;
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) topic: SmolStr,
+    /// The id of its topic; empty while it is unknown.
+    topic_id: SmolStr,
     pub(crate) number: i32,
     generation: u64,
     /// Ascending by offset, and never overlapping. The first is not finished.
@@ -118,6 +120,7 @@ impl Partition {
         let start = progress.offset;
         Self {
             topic,
+            topic_id: progress.topic,
             number,
             generation,
             entries: VecDeque::new(),
@@ -455,6 +458,24 @@ impl Partition {
         }
     }
 
+    /// Whether it is of the topic with this id. One of which that was unknown is from now on.
+    pub(crate) fn is_of(&mut self, topic_id: &SmolStr) -> bool {
+        if self.topic_id.is_empty() {
+            self.topic_id = topic_id.clone();
+            self.changed = true;
+        }
+        self.topic_id == *topic_id
+    }
+
+    /// How far it is, for when what is committed has expired.
+    pub(crate) fn mark(&self) -> Mark {
+        let topic = Some(self.topic_id.to_string());
+        Mark {
+            offset: self.lowest(),
+            topic: topic.filter(|id| !id.is_empty()),
+        }
+    }
+
     // --- What the broker is told ----------------------------------------------------------------------------------
 
     /// Whether there is something to tell.
@@ -507,6 +528,7 @@ impl Partition {
         // Less is lent from the moment on that the broker is told so.
         self.lent = self.lent.min(lent);
         Progress {
+            topic: self.topic_id.clone(),
             offset,
             finished,
             lent,

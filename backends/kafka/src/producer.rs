@@ -102,9 +102,17 @@ enum Waiting {
 
 /// What is known of the topic of an exchange.
 enum Target {
-    Ready(SmolStr),
+    Ready(Ready),
     /// It is being looked for or made; this is to be published to it then.
     Opening(Vec<Order<Message>>),
+}
+
+/// The topic of an exchange that is there.
+#[derive(Clone)]
+struct Ready {
+    topic: SmolStr,
+    /// It takes less than a batch, so each message goes alone. Nothing while no batch was refused.
+    is_narrow: Option<bool>,
 }
 
 /// A message whose fate depends on what the topology topic or the broker says now.
@@ -115,6 +123,8 @@ enum Late {
     Mandatory(Vec<Order<Message>>),
     /// Its topic is gone.
     Homeless(Order<Message>),
+    /// The topic takes less than the batch that it was in.
+    TooLarge(Order<Message>),
 }
 
 /// Publishes to the topics of exchanges and of queues.
@@ -124,6 +134,8 @@ pub(crate) struct Producer {
     desk: Arc<Desk>,
     /// Nothing only while it is dropped.
     running: Mutex<Option<Arc<Running>>>,
+    /// The client for messages that go alone; nothing while there were none.
+    alone: Mutex<Option<Arc<Running>>>,
     targets: Mutex<HashMap<ExchangeName, Target>>,
     runtime: Handle,
 }
@@ -155,6 +167,8 @@ struct Running {
 /// Takes the reports of a client.
 struct Reports {
     desk: Arc<Desk>,
+    /// Each record goes alone.
+    is_alone: bool,
     /// The client met something that ends it.
     broken: AtomicBool,
 }
@@ -178,7 +192,8 @@ impl Producer {
         let producer = Arc::new(Self {
             endpoints: endpoints.clone(),
             admin: admin.clone(),
-            running: Mutex::new(Some(Running::start(endpoints, &desk)?)),
+            running: Mutex::new(Some(Running::start(endpoints, &desk, false)?)),
+            alone: Mutex::default(),
             desk,
             targets: Mutex::default(),
             runtime: Handle::current(),
@@ -217,7 +232,12 @@ impl Producer {
                 {
                     held.push(order);
                 }
-                Some(Target::Ready(topic)) => running.publish(topic, order),
+                Some(Target::Ready(ready)) if ready.is_narrow == Some(true) => {
+                    if let Some(alone) = self.alone() {
+                        alone.publish(&ready.topic, order);
+                    }
+                }
+                Some(Target::Ready(ready)) => running.publish(&ready.topic, order),
                 None => {
                     let exchange = message.exchange().clone();
                     targets.insert(exchange.clone(), Target::Opening(vec![order]));
@@ -283,7 +303,8 @@ impl Producer {
         match found {
             Ok(topic) => {
                 let waiting = std::mem::take(waiting);
-                targets.insert(exchange.clone(), Target::Ready(topic));
+                let is_narrow = None;
+                targets.insert(exchange.clone(), Target::Ready(Ready { topic, is_narrow }));
                 self.dispatch(&mut targets, waiting);
                 true
             }
@@ -314,6 +335,33 @@ impl Producer {
         targets.insert(exchange.clone(), Target::Opening(vec![order]));
         self.admin.forget(&exchange);
         self.runtime.spawn(self.clone().open(exchange));
+    }
+
+    /// Publishes once more what was refused with the batch that it was in, alone.
+    async fn publish_alone(self: &Arc<Self>, order: Order<Message>) {
+        let exchange = order.item().exchange().clone();
+        let ready = match lock(&self.targets).get(&exchange) {
+            Some(Target::Ready(ready)) => ready.clone(),
+            // It is gone meanwhile.
+            _ => return self.take(vec![order]),
+        };
+        if ready.is_narrow.is_none() {
+            let largest = self.admin.largest(&ready.topic).await;
+            let is_narrow = largest.is_none_or(|largest| largest < batch(&self.endpoints));
+            if is_narrow {
+                tracing::warn!(
+                    target: "switchboard", topic = %ready.topic, largest,
+                    "the topic takes less than a batch, so its messages are sent one by one; set `max_message` to what \
+                     the topic takes (`max.message.bytes`), or raise that"
+                );
+            }
+            if let Some(Target::Ready(ready)) = lock(&self.targets).get_mut(&exchange) {
+                ready.is_narrow = Some(is_narrow);
+            }
+        }
+        if let Some(alone) = self.alone() {
+            alone.publish(&ready.topic, order);
+        }
     }
 
     /// Sends records to topics of ours. Each has its answer later.
@@ -359,33 +407,55 @@ impl Producer {
         let mut slot = lock(&self.running);
         let running = slot.as_ref()?;
         if running.client.context().broken.load(SeqCst) && !running.stop.load(SeqCst) {
-            match Running::start(&self.endpoints, &self.desk) {
-                Ok(next) => {
-                    tracing::warn!(target: "switchboard", "the producer met an error that ended it; it was replaced");
-                    running.stop();
-                    threads::end(slot.replace(next));
-                }
-                Err(error) => {
-                    tracing::error!(target: "switchboard", %error, "the producer cannot be replaced");
-                }
-            }
+            self.replace(&mut slot, false);
         }
         slot.clone()
     }
 
+    /// The client for messages that go alone.
+    fn alone(&self) -> Option<Arc<Running>> {
+        let is_over = self.running()?.stop.load(SeqCst);
+        let mut slot = lock(&self.alone);
+        let is_broken = |running: &Arc<Running>| running.client.context().broken.load(SeqCst);
+        if !is_over && slot.as_ref().is_none_or(is_broken) {
+            self.replace(&mut slot, true);
+        }
+        slot.clone()
+    }
+
+    fn replace(&self, slot: &mut Option<Arc<Running>>, is_alone: bool) {
+        match Running::start(&self.endpoints, &self.desk, is_alone) {
+            Ok(next) => {
+                let Some(before) = slot.replace(next) else {
+                    return;
+                };
+                tracing::warn!(target: "switchboard", "the producer met an error that ended it; it was replaced");
+                before.stop();
+                threads::end(before);
+            }
+            Err(error) => {
+                tracing::error!(target: "switchboard", %error, "a producer cannot be started");
+            }
+        }
+    }
+
+    fn both(&self) -> impl Iterator<Item = Arc<Running>> {
+        let (running, alone) = (lock(&self.running).clone(), lock(&self.alone).clone());
+        running.into_iter().chain(alone)
+    }
+
     /// Sends what is under way, and ends. Whether all of it was answered by the deadline.
     pub(crate) async fn close(&self, deadline: Instant) -> bool {
-        let Some(running) = lock(&self.running).clone() else {
-            return true;
-        };
-        running.stop();
-        let thread = lock(&running.thread).take();
+        // What was refused with its batch may be on its way to the second while the first ends.
+        let clients: Vec<_> = self.both().collect();
         let ended = tokio::task::spawn_blocking(move || {
-            if let Some(thread) = thread {
-                // Its panic was reported where it happened.
-                let _ = thread.join();
+            for running in clients {
+                running.stop();
+                if let Some(thread) = lock(&running.thread).take() {
+                    // Its panic was reported where it happened.
+                    let _ = thread.join();
+                }
             }
-            drop(running);
         });
         timeout_at(deadline, ended).await.is_ok()
     }
@@ -393,11 +463,12 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        let running = lock(&self.running).take();
-        if let Some(running) = &running {
-            running.stop();
+        for slot in [&self.running, &self.alone] {
+            if let Some(running) = lock(slot).take() {
+                running.stop();
+                threads::end(running);
+            }
         }
-        threads::end(running);
     }
 }
 
@@ -416,6 +487,7 @@ async fn work_late(producer: Weak<Producer>, mut received: mpsc::UnboundedReceiv
         for late in batch.drain(..) {
             match (late, &table) {
                 (Late::Homeless(order), _) => producer.reopen(order),
+                (Late::TooLarge(order), _) => producer.publish_alone(order).await,
                 (Late::Stored(order), table) => {
                     let queues = table.as_ref().ok();
                     let queues = queues
@@ -456,8 +528,13 @@ fn unroutable(message: &Message) -> Error {
     )
 }
 
+/// The most bytes of a batch.
+fn batch(endpoints: &Endpoints) -> usize {
+    endpoints.max_message.min(1_000_000)
+}
+
 impl Running {
-    fn start(endpoints: &Endpoints, desk: &Arc<Desk>) -> Result<Arc<Self>> {
+    fn start(endpoints: &Endpoints, desk: &Arc<Desk>, is_alone: bool) -> Result<Arc<Self>> {
         let mut config = endpoints.config();
         let most = endpoints.max_message + HEADROOM;
         for (name, value) in [
@@ -467,10 +544,7 @@ impl Running {
             ("partitioner", "murmur2_random"),
             ("message.max.bytes", &most.to_string()),
             // A batch that is larger than its topic allows fails with all that is in it.
-            (
-                "batch.size",
-                &endpoints.max_message.min(1_000_000).to_string(),
-            ),
+            ("batch.size", &batch(endpoints).to_string()),
         ] {
             config.set(name, value);
         }
@@ -485,8 +559,12 @@ impl Running {
                 config.set(name, value);
             }
         }
+        if is_alone {
+            config.set("batch.num.messages", "1");
+        }
         let reports = Reports {
             desk: desk.clone(),
+            is_alone,
             broken: AtomicBool::new(false),
         };
         let client = BaseProducer::from_config_and_context(&config, reports)
@@ -650,6 +728,14 @@ impl Reports {
             Sent::Record(answer) => _ = answer.send(Err(code)),
             Sent::Message(order) if error::says_gone(code) && order.deadline() > Instant::now() => {
                 self.desk.hand(Late::Homeless(order));
+            }
+            // It may be that only its neighbours in the batch are.
+            Sent::Message(order)
+                if error::says_too_large(code)
+                    && !self.is_alone
+                    && order.deadline() > Instant::now() =>
+            {
+                self.desk.hand(Late::TooLarge(order));
             }
             Sent::Message(order) => {
                 let what = format!("publish {}", order.item().address());

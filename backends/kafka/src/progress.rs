@@ -6,12 +6,16 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
+use smol_str::SmolStr;
+
 /// The most bytes of metadata that a broker takes by default (`offset.metadata.max.bytes`) are 4,096.
 const MOST: usize = 4_000;
 
 /// How far a queue is in a partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
+    /// The id that brokers give its topic: one that is deleted and made again is another. Empty while it is unknown.
+    pub(crate) topic: SmolStr,
     /// The lowest offset that is not finished.
     pub(crate) offset: i64,
     /// What is finished above it: ranges without their ends, ascending.
@@ -35,11 +39,22 @@ impl Progress {
         }
     }
 
+    /// The same of the topic with this id, as far as it is known.
+    pub(crate) fn of(self, topic: Option<&str>) -> Self {
+        Self {
+            topic: topic.unwrap_or_default().into(),
+            ..self
+        }
+    }
+
     /// The metadata, with the life of the queue that it is true for. Of what is finished, as much as fits is told.
     pub(crate) fn to_text(&self, life: &str) -> String {
         let mut text = format!("1 {life}");
         let base = self.offset;
         // Writing into a text cannot fail.
+        if !self.topic.is_empty() {
+            let _ = write!(text, " t{}", self.topic);
+        }
         if self.lent > base {
             let _ = write!(text, " l{}", self.lent - base);
         }
@@ -73,7 +88,9 @@ impl Progress {
         let mut progress = Self::at(offset);
         let mut end = offset;
         for word in words {
-            if let Some(lent) = word.strip_prefix('l') {
+            if let Some(topic) = word.strip_prefix('t') {
+                progress.topic = topic.into();
+            } else if let Some(lent) = word.strip_prefix('l') {
                 progress.lent = offset + lent.parse::<i64>().ok()?;
             } else if let Some(suspects) = word.strip_prefix('s') {
                 progress.suspects = offset + suspects.parse::<i64>().ok()?;
@@ -104,9 +121,10 @@ mod tests {
             lent: 356,
             suspects: 120,
             alone: BTreeMap::from([(100, 2), (105, 1)]),
+            topic: "s+a/1".into(),
         };
         let text = progress.to_text("a1");
-        assert_eq!(text, "1 a1 l256 s20 a0:2 a5:1 1+3 6+1");
+        assert_eq!(text, "1 a1 ts+a/1 l256 s20 a0:2 a5:1 1+3 6+1");
         assert_eq!(Progress::from_text(100, &text, "a1"), Some(progress));
         assert_eq!(Progress::at(7).to_text("a1"), "1 a1");
         assert_eq!(Progress::from_text(7, "1 a1", "a1"), Some(Progress::at(7)));

@@ -223,9 +223,10 @@ impl Reading {
                 Ok(ends) => {
                     let end = ends.first().copied().unwrap_or(0);
                     if end < table.position {
-                        *table = Table::default();
                         self.is_lost();
                     }
+                    // From its beginning: it may be another that is as long.
+                    *table = Table::default();
                     return Some(end);
                 }
                 Err(error) if error::ends_reading(&error) => thread::sleep(Duration::from_secs(1)),

@@ -34,7 +34,9 @@ pub(crate) struct Parts {
     /// The delays, in milliseconds, for which it has topics.
     pub(crate) steps: Vec<u64>,
     /// How far it was in partitions, from time to time: for when committed offsets have expired.
-    pub(crate) marks: BTreeMap<(String, i32), i64>,
+    pub(crate) marks: BTreeMap<(String, i32), Mark>,
+    /// The ids of the topics that its offsets are of.
+    pub(crate) topics: BTreeMap<String, String>,
 }
 
 /// What a queue was declared with, and stays.
@@ -56,9 +58,19 @@ pub(crate) struct Span {
     pub(crate) until: Option<Vec<i64>>,
 }
 
+/// How far a queue was in a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    pub(crate) offset: i64,
+    /// The id of the topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) topic: Option<String>,
+}
+
+/// Which topic it is that has a name.
 #[derive(Debug, Serialize, Deserialize)]
-struct Mark {
-    offset: i64,
+struct TopicId {
+    id: String,
 }
 
 /// Who takes what of an exchange. Made when it is first asked for: a declaration of many bindings changes it often.
@@ -88,6 +100,11 @@ pub(crate) enum Key {
         topic: String,
         partition: i32,
     },
+    Topic {
+        queue: QueueName,
+        life: String,
+        topic: String,
+    },
     /// Says nothing. Its writing shows the broker's clock, and it stands at the end where a deletion might.
     Note,
 }
@@ -114,6 +131,10 @@ impl Key {
             ("step", Some(step)) => {
                 let step = step.parse().ok()?;
                 Self::Step { queue, life, step }
+            }
+            ("topic", Some(topic)) => {
+                let topic = topic.to_owned();
+                Self::Topic { queue, life, topic }
             }
             ("mark", Some(rest)) => {
                 let (topic, partition) = rest.rsplit_once('/')?;
@@ -151,6 +172,7 @@ impl fmt::Display for Key {
             } => {
                 write!(f, "mark/{queue}/{life}/{topic}/{partition}")
             }
+            Self::Topic { queue, life, topic } => write!(f, "topic/{queue}/{life}/{topic}"),
             Self::Note => f.write_str("note"),
         }
     }
@@ -195,7 +217,7 @@ impl Fact {
         life: &str,
         topic: &str,
         partition: i32,
-        offset: i64,
+        mark: &Mark,
     ) -> Self {
         let key = Key::Mark {
             queue: queue.clone(),
@@ -203,7 +225,16 @@ impl Fact {
             topic: topic.to_owned(),
             partition,
         };
-        Self::of(key, &Mark { offset })
+        Self::of(key, mark)
+    }
+
+    pub(crate) fn topic(queue: &QueueName, life: &str, topic: &str, id: &str) -> Self {
+        let key = Key::Topic {
+            queue: queue.clone(),
+            life: life.to_owned(),
+            topic: topic.to_owned(),
+        };
+        Self::of(key, &TopicId { id: id.to_owned() })
     }
 
     pub(crate) fn note() -> Self {
@@ -268,6 +299,13 @@ impl Table {
                     parts.steps.sort_unstable();
                 }
             }),
+            Key::Topic { queue, life, topic } => {
+                let id = value.and_then(|value| serde_json::from_slice::<TopicId>(value).ok());
+                self.change(&queue, life, |parts| match id {
+                    Some(TopicId { id }) => _ = parts.topics.insert(topic, id),
+                    None => _ = parts.topics.remove(&topic),
+                });
+            }
             Key::Mark {
                 queue,
                 life,
@@ -276,7 +314,7 @@ impl Table {
             } => {
                 let mark = value.and_then(|value| serde_json::from_slice::<Mark>(value).ok());
                 self.change(&queue, life, |parts| match mark {
-                    Some(mark) => _ = parts.marks.insert((topic, partition), mark.offset),
+                    Some(mark) => _ = parts.marks.insert((topic, partition), mark),
                     None => _ = parts.marks.remove(&(topic, partition)),
                 });
             }
@@ -332,6 +370,11 @@ impl Table {
                 queue: name(),
                 life: life(),
                 step: *step,
+            }));
+            keys.extend(parts.topics.keys().map(|topic| Key::Topic {
+                queue: name(),
+                life: life(),
+                topic: topic.clone(),
             }));
             keys.extend(parts.marks.keys().map(|(topic, partition)| Key::Mark {
                 queue: name(),
@@ -399,7 +442,10 @@ impl QueueEntry {
 
 impl Parts {
     fn is_empty(&self) -> bool {
-        self.bindings.is_empty() && self.steps.is_empty() && self.marks.is_empty()
+        self.bindings.is_empty()
+            && self.steps.is_empty()
+            && self.marks.is_empty()
+            && self.topics.is_empty()
     }
 
     /// Whether a binding that is there begins after the end of its topic, which then is not the one that it was
@@ -409,6 +455,21 @@ impl Parts {
         bindings.any(|(binding, spans)| {
             binding.exchange == *exchange && spans.is_open() && spans.settled_from(partition) > end
         })
+    }
+
+    /// What has the bindings of a queue begin with the topic of an exchange, which was deleted and made again.
+    pub(crate) fn renewed(
+        &self,
+        queue: &QueueName,
+        life: &str,
+        exchange: &ExchangeName,
+    ) -> Vec<Fact> {
+        let new = Spans::since(Vec::new());
+        let open = self.bindings.iter().filter(|(binding, spans)| {
+            binding.exchange == *exchange && spans.is_open() && **spans != new
+        });
+        open.map(|(binding, _)| Fact::binding(queue, life, binding.clone(), &new))
+            .collect()
     }
 
     /// Where the queue begins in a partition of an exchange when nothing was committed yet.
@@ -522,6 +583,11 @@ mod tests {
                 queue: queue.clone(),
                 life: life.clone(),
                 step: 100,
+            },
+            Key::Topic {
+                queue: queue.clone(),
+                life: life.clone(),
+                topic: "order.v1".to_owned(),
             },
             Key::Mark {
                 queue,

@@ -108,35 +108,6 @@ async fn ends(shared: &Shared, queues: &[&QueueSpec]) -> Result<HashMap<Exchange
     Ok(ends)
 }
 
-/// Has the bindings of a queue begin with the topic of an exchange that was deleted and made again.
-pub(crate) async fn renew(
-    shared: &Shared,
-    queue: &QueueName,
-    exchange: &ExchangeName,
-) -> Result<()> {
-    let table = current(shared).await?;
-    let Some((life, parts)) = table
-        .queue(queue)
-        .and_then(|entry| Some((entry.life()?, entry.parts()?)))
-    else {
-        return Ok(());
-    };
-    let bindings = parts.bindings.iter();
-    let open = bindings.filter(|(binding, spans)| binding.exchange == *exchange && spans.is_open());
-    let facts: Vec<_> = open
-        .map(|(binding, _)| {
-            let spans = Spans::since(Vec::new());
-            Fact::binding(queue, life, binding.clone(), &spans)
-        })
-        .collect();
-    write(
-        shared,
-        &format!("renew the bindings of queue `{queue}`"),
-        &facts,
-    )
-    .await
-}
-
 /// What is missing of the queues.
 fn facts(
     table: &Table,

@@ -331,6 +331,11 @@ impl Endpoints {
         Some(value)
     }
 
+    /// Whether it asks for what the client logs for its developers.
+    pub(crate) fn is_debugged(&self) -> bool {
+        self.settings.iter().any(|(name, _)| name == "debug")
+    }
+
     pub(crate) fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }

@@ -13,11 +13,11 @@ use rdkafka::{
 };
 
 use super::{Client, Kind, Source, Thread};
-use crate::{client, error, partition::Partition, signal::Signal, table::Fact, topology};
+use crate::{error, partition::Partition, signal::Signal, table::Fact, topology};
 
 /// How often the broker is told what is done, when nothing is urgent.
 const COMMIT: Duration = Duration::from_millis(200);
-/// How often the end of a partition that nobody commits is noted in the topology topic.
+/// How often it is noted in the topology topic how far the queue is.
 const MARK: Duration = Duration::from_secs(3_600);
 /// How often handled retries are removed.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -246,7 +246,8 @@ impl Thread {
         }
     }
 
-    fn mark(&mut self) {
+    /// Notes how far the partitions are, for when what is committed has expired.
+    pub(super) fn mark(&mut self) {
         self.marked_at = Instant::now();
         let Kind::Durable { life } = &self.kind else {
             return;
@@ -260,20 +261,14 @@ impl Thread {
                 .find(|of| of.generation() == lane.generation);
             if let (Source::Exchange(..), Some(partition)) = (&lane.source, partition) {
                 let (topic, number) = (lane.topic.as_str(), lane.partition);
-                let lowest = partition.lowest();
-                facts.push(Fact::mark(&self.queue, life, topic, number, lowest));
+                let mark = partition.mark();
+                facts.push(Fact::mark(&self.queue, life, topic, number, &mark));
             }
         }
         drop(state);
-        let (producer, topic) = (self.producer.clone(), self.registry.topic().to_owned());
-        self.runtime.spawn(async move {
-            let records = facts.iter().map(|fact| topology::record(&topic, fact));
-            let deadline = tokio::time::Instant::now() + client::PATIENCE;
-            for stored in producer.store(records.collect(), deadline).await {
-                if let Err(code) = stored {
-                    tracing::debug!(target: "switchboard", %code, "how far a queue is was not noted");
-                }
-            }
-        });
+        let topic = self.registry.topic();
+        let records = facts.iter().map(|fact| topology::record(topic, fact));
+        // One that is not stored is made up for by the next.
+        drop(self.producer.send(records.collect()));
     }
 }

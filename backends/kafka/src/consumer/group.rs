@@ -19,14 +19,13 @@ use rdkafka::{
 };
 use smol_str::SmolStr;
 
-use super::{Client, Kind, Lane, REQUEST, Source, Thread};
+use super::{Client, Kind, Lane, REQUEST, Source, Thread, identity};
 use crate::{
     client::{self, Health},
     error,
     partition::Partition,
     progress::Progress,
     shared::lock,
-    topology,
 };
 
 /// What the client says to its consumer.
@@ -37,6 +36,10 @@ pub(super) struct Context {
     events: AtomicU64,
     /// Partitions are let go at once: nobody is there to do it later.
     inline: AtomicBool,
+    /// Topics that it met, each with its id.
+    pub(super) topics: Mutex<Vec<(SmolStr, SmolStr)>>,
+    /// What it logs for its developers was asked for.
+    is_debugged: bool,
 }
 
 struct Rebalance {
@@ -46,12 +49,14 @@ struct Rebalance {
 }
 
 impl Context {
-    pub(super) fn new(health: &Arc<Health>) -> Self {
+    pub(super) fn new(health: &Arc<Health>, is_debugged: bool) -> Self {
         Self {
             health: health.clone(),
             rebalances: Mutex::default(),
             events: AtomicU64::new(0),
             inline: AtomicBool::new(false),
+            topics: Mutex::default(),
+            is_debugged,
         }
     }
 
@@ -64,7 +69,12 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.events.fetch_add(1, SeqCst);
-        client::log(level, facility, message);
+        if let Some(topic) = identity::of_line(message) {
+            lock(&self.topics).push(topic);
+        }
+        if self.is_debugged || !matches!(level, RDKafkaLogLevel::Debug) {
+            client::log(level, facility, message);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -207,13 +217,16 @@ impl Thread {
                 (Source::Exchange(exchange, _), None) => match parts.marks.get(&place) {
                     Some(mark) => {
                         tracing::warn!(
-                            target: "switchboard", queue = %self.queue, topic = place.0, partition = place.1, offset = mark,
+                            target: "switchboard", queue = %self.queue, topic = place.0, partition = place.1, offset = mark.offset,
                             "what the queue committed is not there any more; it goes on from what it noted last, and \
                              repeats what it did since"
                         );
-                        Progress::at(*mark)
+                        Progress::at(mark.offset).of(mark.topic.as_deref())
                     }
-                    None => Progress::at(parts.start(exchange, place.1)),
+                    None => {
+                        let topic = parts.topics.get(&place.0).map(String::as_str);
+                        Progress::at(parts.start(exchange, place.1)).of(topic)
+                    }
                 },
             };
             let (low, high) = (
@@ -258,14 +271,19 @@ impl Thread {
 
     /// The topic of an exchange was deleted and made again: bindings that began in the old one begin with the new one.
     pub(super) fn renew(&mut self, exchange: &ExchangeName) -> Result<()> {
-        let shared = self.shared.upgrade().ok_or_else(error::closed)?;
+        let (Kind::Durable { life }, Some(parts)) = (&self.kind, self.parts()) else {
+            return Ok(());
+        };
+        let facts = parts.renewed(&self.queue, life, exchange);
+        if facts.is_empty() {
+            return Ok(());
+        }
         tracing::error!(
             target: "switchboard", queue = %self.queue, %exchange,
             "the topic of an exchange was deleted and made again; the queue begins with the new one"
         );
-        let renewed = topology::renew(&shared, &self.queue, exchange);
-        self.runtime.block_on(renewed)?;
-        self.refresh().map(drop)
+        let what = format!("renew the bindings of queue `{}`", self.queue);
+        self.write(&what, &facts).map(drop)
     }
 
     /// Where to begin, when what was to be read is still there; otherwise it is said what is lost.
@@ -300,6 +318,7 @@ impl Thread {
             );
         }
         Progress {
+            topic: start.topic,
             offset: low,
             finished: start
                 .finished

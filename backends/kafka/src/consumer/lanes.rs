@@ -131,6 +131,7 @@ impl Thread {
         state.urgent = true;
         drop(state);
         self.lanes.push(lane);
+        self.is_unidentified = true;
         Ok(generation)
     }
 
@@ -291,16 +292,10 @@ impl Thread {
             return;
         };
         let is_retry = matches!(lane.source, Source::Retry(_));
-        if let Source::Exchange(exchange, _) = &lane.source {
-            let exchange = exchange.clone();
-            let parts = self.parts();
-            if parts.is_some_and(|parts| parts.begins_after(&exchange, place.1, high))
-                && let Err(error) = self.renew(&exchange)
-            {
-                tracing::warn!(target: "switchboard", queue = %self.queue, %error, "it is tried again");
-                return;
-            }
-        }
+        let exchange = match &lane.source {
+            Source::Exchange(exchange, _) => Some(exchange.clone()),
+            Source::Retry(_) => None,
+        };
         let progress = {
             let mut state = self.held.lock();
             let Some(partition) = state.partition(generation) else {
@@ -310,7 +305,26 @@ impl Thread {
             partition.let_go();
             partition.progress()
         };
-        let progress = self.within(progress, &place, low, high, is_retry);
+        let another = self.another(&place.0, &progress.topic).cloned();
+        let parts = self.parts();
+        if let Some(exchange) = exchange
+            && (another.is_some()
+                || parts.is_some_and(|parts| parts.begins_after(&exchange, place.1, high)))
+            && let Err(error) = self.renew(&exchange)
+        {
+            tracing::warn!(target: "switchboard", queue = %self.queue, %error, "it is tried again");
+            return;
+        }
+        let progress = match another {
+            Some(id) => {
+                tracing::error!(
+                    target: "switchboard", queue = %self.queue, topic = place.0, partition = place.1,
+                    "the topic was deleted and made again; it is read from its beginning"
+                );
+                Progress::at(low).of(Some(&id))
+            }
+            None => self.within(progress, &place, low, high, is_retry),
+        };
         self.unassign(&one);
         let mut lane = self.lanes.swap_remove(at);
         // With a generation of its own, so that nothing of before is taken for something of it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use event_conformance::{CaseResult, Stage, done, ensure, ensure_eq, publish};
+use event_conformance::{CaseResult, Consumer, Stage, done, ensure, ensure_eq, publish};
 
 use crate::{
     said,
@@ -89,36 +89,108 @@ async fn records_removed_under_a_full_consumer_are_said_to_be_lost() -> CaseResu
     .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_whose_commits_are_gone_begins_where_it_was_declared() -> CaseResult {
-    on_kafka_with("commits_gone", OPTIONS, async |at| {
+/// What a queue committed is gone, after its consumer ended like this. It comes back and handles so many again of the
+/// ten orders that it did.
+async fn without_commits(
+    name: &str,
+    end: impl AsyncFnOnce(&Stage, Consumer) -> CaseResult,
+    again: usize,
+) -> CaseResult {
+    on_kafka_with(name, OPTIONS, async |at| {
         // What is before it was declared is not the queue's.
         publish(at.direct.bus(), 1..=5).await?;
-        let desk = at.direct.desk();
-        let queue = || at.direct.queue("billing_order", &desk);
-        let running = at.direct.start(at.direct.bus(), queue()).await?;
-        let ledger = publish(at.direct.bus(), 6..=15).await?;
-        desk.finishes(10).await?;
-        running.shutdown().await?;
-        publish(at.direct.bus(), 16..=20).await?;
+        let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
+        at.direct.declare(&[&spec]).await?;
+        publish(at.direct.bus(), 6..=15).await?;
+        let process = at.direct.process().await?;
+        let mut consumer = at.direct.consume(&process, &spec).await?;
+        for delivery in consumer.take(10).await? {
+            consumer.ack(&delivery).await?;
+        }
         let (admin, group, topic) = (Admin::of(at)?, at.name("billing_order"), at.name("order"));
-        let committed = admin.committed(&group, &topic).await?;
-        ensure_eq!(committed[0].0, Some(15), "what was committed");
+        let told = || async { Ok(admin.committed(&group, &topic).await?[0].0 == Some(15)) };
+        at.direct.until("it to be committed", told).await?;
+        end(at, consumer).await?;
+        publish(at.direct.bus(), 17..=20).await?;
         // The broker takes a moment to see that nobody is in it.
         let deleted = || async { Ok(admin.delete_group(&group).await.is_ok()) };
         at.direct.until("its commits to be gone", deleted).await?;
         let committed = admin.committed(&group, &topic).await?;
         ensure_eq!(committed[0].0, None, "what is committed");
 
-        let _running = at.direct.start(at.direct.bus(), queue()).await?;
-        let all = |seen: &[_]| done(seen) == (6..=20).collect::<Vec<_>>();
-        desk.until("all since it was declared", all).await?;
-        let seen = desk
-            .sees_no_more_than_for(25, Duration::from_secs(1))
+        let desk = at.direct.desk();
+        let queue = at.direct.queue("billing_order", &desk);
+        let _running = at.direct.start(at.direct.bus(), queue).await?;
+        let seen = desk.finishes(5 + again).await?;
+        let first = 16 - u64::try_from(again)?;
+        ensure_eq!(done(&seen), (first..=20).collect::<Vec<_>>(), "orders");
+        desk.sees_no_more_than_for(5 + again, Duration::from_secs(1))
             .await?;
-        let balance = ledger.balance(&seen);
-        ensure_eq!((balance.lost, balance.duplicated), (0, 10), "{balance}");
         Ok(())
     })
     .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_whose_commits_are_gone_goes_on_from_what_it_noted_when_it_stopped() -> CaseResult {
+    let stop = async |at: &Stage, mut consumer: Consumer| {
+        ensure!(consumer.stop().await?.is_empty(), "it had more");
+        publish(at.direct.bus(), 16..=16).await.map(drop)
+    };
+    without_commits("commits_noted", stop, 0).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_whose_commits_are_gone_and_that_noted_nothing_begins_where_it_was_declared()
+-> CaseResult {
+    let crash = async |at: &Stage, mut consumer: Consumer| {
+        // With something in its hands it is not taken for one that stopped.
+        publish(at.direct.bus(), 16..=16).await?;
+        consumer.next().await?;
+        consumer.crash().await;
+        Ok(())
+    };
+    without_commits("commits_gone", crash, 10).await
+}
+
+/// The topic of a queue that is down is deleted and made again, and holds more than was read of the old one when the
+/// queue is back. So many orders were published before it was declared.
+async fn another_topic_meanwhile(name: &str, before: u64) -> CaseResult {
+    on_kafka_with(name, OPTIONS, async |at| {
+        if before > 0 {
+            let first = at.direct.spec("audit_order", &["order.*.submit"])?;
+            at.direct.declare(&[&first]).await?;
+            publish(at.direct.bus(), 1..=before).await?;
+        }
+        let desk = at.direct.desk();
+        let queue = || at.direct.queue("billing_order", &desk);
+        let process = at.direct.process().await?;
+        let running = at.direct.start(&process, queue()).await?;
+        publish(at.direct.bus(), 1_001..=1_005).await?;
+        desk.finishes(5).await?;
+        running.shutdown().await?;
+        let (admin, topic) = (Admin::of(at)?, at.name("order"));
+        admin.delete_topic_for_good(at, &topic).await?;
+        let ledger = publish(at.direct.bus(), 2_001..=2_000 + before + 50).await?;
+        let stored = || async { Ok(admin.stored(&topic).await? > i64::try_from(before + 5)?) };
+        at.direct
+            .until("more than before to be stored", stored)
+            .await?;
+        let process = at.direct.process().await?;
+        let _running = at.direct.start(&process, queue()).await?;
+        let all = |seen: &[_]| ledger.balance(seen).lost == 0;
+        desk.until("all of the new topic", all).await.map(drop)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_is_down_misses_nothing_of_a_topic_that_is_made_anew() -> CaseResult {
+    another_topic_meanwhile("anew", 0).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_was_declared_late_misses_nothing_of_a_topic_that_is_made_anew() -> CaseResult
+{
+    another_topic_meanwhile("anew_late", 20).await
 }

@@ -184,6 +184,14 @@ impl Admin {
         each(deleted)
     }
 
+    /// Deletes a topic that nobody makes again by himself, and waits until it is gone: a broker takes records for one
+    /// that it is about to delete.
+    pub(crate) async fn delete_topic_for_good(&self, at: &Stage, topic: &str) -> CaseResult {
+        self.delete_topic(topic).await?;
+        let is_gone = || async { Ok(self.bounds(topic).await?.is_empty()) };
+        at.direct.until("the topic to be gone", is_gone).await
+    }
+
     pub(crate) async fn delete_group(&self, group: &str) -> CaseResult {
         let deleted = self.client.delete_groups(&[group], &options()).await?;
         each(deleted)
