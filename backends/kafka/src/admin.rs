@@ -13,7 +13,7 @@ use rdkafka::{
     admin::{
         AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
     },
-    config::FromClientConfigAndContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
     consumer::{BaseConsumer, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode as Code},
 };
@@ -63,6 +63,8 @@ impl Admin {
         let mut config = config;
         // The ends of topics are where the next record goes, whatever transactions others have open.
         config.set("isolation.level", "read_uncommitted");
+        // That a peer hung up stands only in its log.
+        config.set_log_level(RDKafkaLogLevel::Info);
         let asking = BaseConsumer::from_config_and_context(&config, context).map_err(failed)?;
         let admin = Self {
             endpoints: endpoints.clone(),
@@ -74,9 +76,10 @@ impl Admin {
         let patience = endpoints.connection_timeout;
         let reached = admin
             .ask(move |asking| {
-                asking
-                    .fetch_metadata(Some("__consumer_offsets"), patience)
-                    .map(drop)
+                let reached = asking.fetch_metadata(Some("__consumer_offsets"), patience);
+                // It says why when it is asked for events.
+                serve(asking, 1_000);
+                reached.map(drop)
             })
             .await;
         match reached {
@@ -97,6 +100,11 @@ impl Admin {
         let asking = self.asking.clone();
         let asked = spawn_blocking(move || question(&asking)).await;
         asked.unwrap_or(Err(KafkaError::Canceled))
+    }
+
+    /// Takes what the client that asks has to say: errors and its log.
+    pub(crate) fn serve(&self) {
+        serve(&self.asking, 32);
     }
 
     /// Where questions are asked that a thread of its own waits for.
@@ -357,6 +365,13 @@ impl Admin {
 
     pub(crate) fn health(&self) -> &Arc<Health> {
         &self.health
+    }
+}
+
+/// Looks at so many events of a client, as long as there are any: it does not say when there are none.
+fn serve(client: &BaseConsumer<Context>, events: usize) {
+    for _ in 0..events {
+        drop(client.poll(Duration::ZERO));
     }
 }
 

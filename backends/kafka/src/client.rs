@@ -27,10 +27,15 @@ pub(crate) struct Health {
     pub(crate) down: Signal,
 }
 
-/// What went wrong last with a connection.
+/// How many bytes are kept of what is said about problems.
+const MOST_TOLD: usize = 4_096;
+
+/// What went wrong with connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
+    /// The last that says more than that a line broke.
     pub(crate) code: RDKafkaErrorCode,
+    /// The first lines about it.
     pub(crate) text: String,
 }
 
@@ -58,7 +63,7 @@ impl Health {
         });
     }
 
-    /// What went wrong last; nothing when it was not said.
+    /// What went wrong; nothing when it was not said.
     pub(crate) fn problem(&self) -> Option<Problem> {
         lock(&self.problem).clone()
     }
@@ -72,10 +77,30 @@ impl Health {
             self.down.raise();
             return;
         }
-        *lock(&self.problem) = Some(Problem {
-            code: *code,
-            text: reason.to_owned(),
+        self.note(*code, reason);
+    }
+
+    /// A line of a client's log: that a peer hung up stands nowhere else.
+    fn heard(&self, facility: &str, message: &str) {
+        if facility == "FAIL" && message.contains("Disconnected") {
+            self.note(RDKafkaErrorCode::BrokerTransportFailure, message);
+        }
+    }
+
+    fn note(&self, code: RDKafkaErrorCode, text: &str) {
+        let mut problem = lock(&self.problem);
+        let problem = problem.get_or_insert_with(|| Problem {
+            code,
+            text: String::new(),
         });
+        // That a line broke says the least.
+        if code != RDKafkaErrorCode::BrokerTransportFailure {
+            problem.code = code;
+        }
+        if problem.text.len() < MOST_TOLD {
+            problem.text.push_str(text);
+            problem.text.push('\n');
+        }
     }
 }
 
@@ -85,6 +110,7 @@ pub(crate) struct Context(pub(crate) Arc<Health>);
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.heard(facility, message);
         log(level, facility, message);
     }
 

@@ -155,19 +155,21 @@ pub(crate) fn connecting(
             ),
         );
     }
-    if code == Some(Code::SSL) {
-        let advice = if text.contains("unable to get local issuer")
-            || text.contains("self-signed")
-            || text.contains("self signed")
-        {
-            "who signed its certificate is not known here; name the authority with `cacertfile`"
-        } else if text.contains("certificate required")
-            || text.contains("handshake failure")
-            || text.contains("bad certificate")
-        {
+    // With TLS 1.3 this comes as an answer to the first request.
+    let wants_certificate = [
+        "certificate required",
+        "handshake failure",
+        "bad certificate",
+    ]
+    .iter()
+    .any(|said| text.contains(said));
+    if code == Some(Code::SSL) || wants_certificate {
+        let advice = if wants_certificate {
             "it asks for a certificate of ours; name one with `certfile` and `keyfile`"
-        } else if text.contains("hostname mismatch") || text.contains("IP address mismatch") {
-            "its certificate is for another name; use the host name that stands in it"
+        } else if text.contains("could not be verified") {
+            // OpenSSL does not say which of the two it is.
+            "its certificate is not trusted; name the authority that signed it with `cacertfile`, and connect to the host \
+             name that stands in it"
         } else {
             "check that it speaks TLS on this port, and the certificates"
         };
@@ -176,12 +178,16 @@ pub(crate) fn connecting(
             format!("no TLS with Kafka at {at}: {advice}"),
         );
     }
-    if text.contains("Disconnected") && endpoints.user().is_none() && !endpoints.has_tls() {
+    let wants = match (endpoints.user(), endpoints.has_tls()) {
+        (None, false) => Some("TLS or a user (`kafka://user:password@host?tls`)"),
+        (None, true) => Some("a user (`kafka://user:password@host?tls`)"),
+        (Some(_), false) => Some("TLS (`?tls`)"),
+        (Some(_), true) => None,
+    };
+    if let Some(wants) = wants.filter(|_| text.contains("Disconnected")) {
         return with(
             ErrorKind::Connection,
-            format!(
-                "Kafka at {at} hangs up: it wants TLS or a user (`kafka://user:password@host?tls`), or is no Kafka"
-            ),
+            format!("Kafka at {at} hangs up: it wants {wants}, or is no Kafka"),
         );
     }
     with(

@@ -264,6 +264,7 @@ fn ask(admin: &Admin, topic: &str, asked: &mpsc::Receiver<Question>, stop: &Atom
         if stop.load(SeqCst) {
             return;
         }
+        admin.serve();
         let mut questions = Vec::new();
         match waiting {
             Ok(question) => questions.push(question),

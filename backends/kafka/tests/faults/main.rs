@@ -21,6 +21,8 @@ mod process;
 mod progress;
 mod publishing;
 mod said;
+#[cfg(feature = "tls")]
+mod security;
 mod stage;
 mod topics;
 mod versions;
