@@ -17,7 +17,7 @@ use crate::stage::{LEASE, on_kafka};
 
 const KEYS: u64 = 16;
 /// Orders of each key; `scripts/soak` has more.
-const EACH: u32 = 1_000;
+const EACH: u32 = 10_000;
 /// One of so many fails at first.
 const FAILS: u64 = 50;
 
