@@ -1,7 +1,8 @@
 //! What the framework costs on Kafka: rdkafka alone, the backend alone and the whole framework in turn, with the same
 //! topic, the same settings, the same headers and the same decoding.
 //!
-//! `KAFKA_URL=kafka://… cargo bench -p event-benches --bench kafka [-- --messages N] [--rounds N] [--bytes N]`
+//! `KAFKA_URL=kafka://… cargo bench -p event-benches --bench kafka [-- --messages N] [--rounds N] [--bytes N]
+//! [--only publish|bytes|json|over|tasks|single]`
 
 use std::{
     error::Error,
@@ -14,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use event_benches::{BATCH, Cost, Line, Meter, RawBytes, Table, option, payload};
+use event_benches::{BATCH, Cost, Line, Meter, RawBytes, Table, option, payload, text_option};
 use event_core::{
     Arrival, Binding, Bus, Delivery, ExchangeName, Message, Queue, QueueSpec, Service, Settled,
     Settlement, Topology, Transport,
@@ -25,7 +26,7 @@ use rdkafka::{
     ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
     consumer::{BaseConsumer, Consumer as _},
-    message::{DeliveryResult, Header, Headers as _, OwnedHeaders},
+    message::{BorrowedMessage, DeliveryResult, Header, Headers as _, OwnedHeaders},
     producer::{
         BaseProducer, BaseRecord, FutureProducer, FutureRecord, Producer as _, ProducerContext,
     },
@@ -36,7 +37,17 @@ type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 const EXCHANGE: &str = "bench";
 const RAW: &str = "bench.v1.raw";
 const LINE: &str = "bench.v1.line";
-const OTHER: &str = "bench.v1.other";
+/// So many keys that the one before is seldom the same.
+const OTHERS: [&str; 8] = [
+    "bench.v1.other.1",
+    "bench.v1.other.2",
+    "bench.v1.other.3",
+    "bench.v1.other.4",
+    "bench.v1.other.5",
+    "bench.v1.other.6",
+    "bench.v1.other.7",
+    "bench.v1.other.8",
+];
 const PARTITIONS: i32 = 4;
 /// How many messages are on their way.
 const WINDOW: i32 = 5_000;
@@ -120,9 +131,7 @@ impl Bench {
         bench.event.publish(&bench.bus).await?;
         let reader = bench.reader(&[0; PARTITIONS as usize])?;
         while bench.headers.is_empty() {
-            let record = reader
-                .poll(PATIENCE)
-                .ok_or("the first record is not there")??;
+            let record = next(&reader)?;
             let headers = record.headers().ok_or("it has no headers")?.iter();
             bench.headers = headers
                 .map(|header| {
@@ -188,7 +197,9 @@ impl Bench {
             ("enable.auto.offset.store", "false"),
             ("auto.commit.interval.ms", "200"),
             ("fetch.wait.max.ms", "50"),
+            ("fetch.queue.backoff.ms", "10"),
             ("queued.min.messages", "20000"),
+            ("queued.max.messages.kbytes", "8192"),
         ] {
             config.set(name, value);
         }
@@ -223,11 +234,11 @@ impl Bench {
         headers
     }
 
-    /// Publishes so many messages with rdkafka, as fast as possible.
+    /// Publishes so many messages with rdkafka, as fast as possible. Without keys they have no headers at all.
     fn publish_with_rdkafka(
         &self,
         messages: u64,
-        key: &str,
+        keys: &[&str],
         payload: impl Fn(u64) -> Vec<u8>,
     ) -> Outcome<Cost> {
         let stored = Arc::new(AtomicU64::new(0));
@@ -244,9 +255,12 @@ impl Bench {
                 producer.poll(Duration::ZERO);
             }
             let payload = payload(number);
-            let record: BaseRecord<'_, str, [u8]> = BaseRecord::to(&self.topic)
-                .payload(&payload[..])
-                .headers(self.headers(key));
+            let mut record: BaseRecord<'_, str, [u8]> =
+                BaseRecord::to(&self.topic).payload(&payload[..]);
+            record.headers = match keys {
+                [] => None,
+                keys => Some(self.headers(keys[number as usize % keys.len()])),
+            };
             producer.send(record).map_err(|(error, _)| error)?;
         }
         producer.flush(PATIENCE)?;
@@ -261,7 +275,7 @@ impl Bench {
         if by == By::Rdkafka {
             let payload = self.event.0.to_vec();
             return tokio::task::block_in_place(|| {
-                self.publish_with_rdkafka(messages, RAW, |_| payload.clone())
+                self.publish_with_rdkafka(messages, &[RAW], |_| payload.clone())
             });
         }
         let batches = messages.div_ceil(BATCH);
@@ -294,14 +308,22 @@ impl Bench {
         Ok(meter.stop(batches * BATCH))
     }
 
+    /// Publishes with rdkafka what has no headers: what the headers cost.
+    fn publish_bare(&self, messages: u64) -> Outcome<Cost> {
+        let payload = self.event.0.to_vec();
+        tokio::task::block_in_place(|| {
+            self.publish_with_rdkafka(messages, &[], |_| payload.clone())
+        })
+    }
+
     /// Stores what is consumed.
     fn fill(&self, what: What, messages: u64) -> Outcome {
         tokio::task::block_in_place(|| match what {
             What::Bytes => {
                 let payload = self.event.0.to_vec();
-                self.publish_with_rdkafka(messages, RAW, |_| payload.clone())
+                self.publish_with_rdkafka(messages, &[RAW], |_| payload.clone())
             }
-            What::Json => self.publish_with_rdkafka(messages, LINE, |number| {
+            What::Json => self.publish_with_rdkafka(messages, &[LINE], |number| {
                 serde_json::to_vec(&Line::new(number)).unwrap_or_default()
             }),
         })
@@ -322,26 +344,31 @@ impl Bench {
             What::Json => LINE,
         };
         match by {
-            By::Rdkafka => {
-                tokio::task::block_in_place(|| self.consume_with_rdkafka(what, key, from, messages))
+            By::Rdkafka => tokio::task::block_in_place(|| {
+                self.consume_with_rdkafka(what, key, from, messages, messages)
+            }),
+            By::Backend => {
+                self.consume_with_backend(queue, key, messages, messages)
+                    .await
             }
-            By::Backend => self.consume_with_backend(queue, key, messages).await,
             By::Framework => self.consume_with_framework(what, queue, messages).await,
         }
     }
 
+    /// Consumes so many messages with this key. What it took is for so many as are measured.
     fn consume_with_rdkafka(
         &self,
         what: What,
         key: &str,
         from: &[i64],
         messages: u64,
+        measured: u64,
     ) -> Outcome<Cost> {
         let reader = self.reader(from)?;
         let mut meter = None;
         let mut count = 0;
         while count < messages {
-            let record = reader.poll(PATIENCE).ok_or("a record is missing")??;
+            let record = next(&reader)?;
             meter.get_or_insert_with(Meter::start);
             // Who takes a message has to look at its key.
             let kind = record.headers().map(|headers| headers.get(0));
@@ -355,10 +382,16 @@ impl Bench {
             }
             reader.store_offset_from_message(&record)?;
         }
-        Ok(meter.ok_or("nothing came")?.stop(messages))
+        Ok(meter.ok_or("nothing came")?.stop(measured))
     }
 
-    async fn consume_with_backend(&self, queue: &str, key: &str, messages: u64) -> Outcome<Cost> {
+    async fn consume_with_backend(
+        &self,
+        queue: &str,
+        key: &str,
+        messages: u64,
+        measured: u64,
+    ) -> Outcome<Cost> {
         let mut subscription = self.transport.consume(&spec(queue, key)?).await?;
         let mut meter = None;
         let mut count = 0;
@@ -372,7 +405,7 @@ impl Bench {
                 count += u64::from(settled? == Settled::Done);
             }
         }
-        let cost = meter.ok_or("nothing came")?.stop(messages);
+        let cost = meter.ok_or("nothing came")?.stop(measured);
         end(subscription).await?;
         Ok(cost)
     }
@@ -406,37 +439,45 @@ impl Bench {
         Ok(cost)
     }
 
-    /// Passes over messages that its binding does not let in, between two that it does.
-    async fn pass_over(&self, messages: u64) -> Outcome<Cost> {
+    /// Passes over messages that its binding does not let in, between some that it does: rdkafka, and the backend.
+    async fn pass_over(&self, messages: u64, turn: usize) -> Outcome<[Cost; 2]> {
         let queue = self.queue(RAW).await?;
+        let from = self.ends()?;
         let edge = || {
             tokio::task::block_in_place(|| {
-                self.publish_with_rdkafka(64 * PARTITIONS as u64, RAW, |_| Vec::new())
+                self.publish_with_rdkafka(64 * PARTITIONS as u64, &[RAW], |_| Vec::new())
             })
         };
         edge()?;
         tokio::task::block_in_place(|| {
             let payload = self.event.0.to_vec();
-            self.publish_with_rdkafka(messages, OTHER, |_| payload.clone())
+            self.publish_with_rdkafka(messages, &OTHERS, |_| payload.clone())
         })?;
         edge()?;
-        let mut subscription = self.transport.consume(&spec(&queue, RAW)?).await?;
-        let mut meter = None;
-        let mut count = 0;
-        while count < 128 * PARTITIONS as u64 {
-            let Arrival::Batch(batch) = subscription.deliveries.next(BATCH as usize).await? else {
-                return Err("the subscription ended".into());
-            };
-            meter.get_or_insert_with(Meter::start);
-            let acks = batch.iter().map(Delivery::tag).map(Settlement::Ack);
-            for settled in subscription.settle.settle(acks.collect()).await {
-                count += u64::from(settled? == Settled::Done);
+        let few = 128 * PARTITIONS as u64;
+        let rdkafka = || {
+            tokio::task::block_in_place(|| {
+                self.consume_with_rdkafka(What::Bytes, RAW, &from, few, messages)
+            })
+        };
+        let costs = match turn % 2 {
+            0 => {
+                let first = rdkafka()?;
+                [
+                    first,
+                    self.consume_with_backend(&queue, RAW, few, messages)
+                        .await?,
+                ]
             }
-        }
-        let cost = meter.ok_or("nothing came")?.stop(messages);
-        end(subscription).await?;
+            _ => {
+                let first = self
+                    .consume_with_backend(&queue, RAW, few, messages)
+                    .await?;
+                [rdkafka()?, first]
+            }
+        };
         self.bus.topology().delete_queue(&queue).await?;
-        Ok(cost)
+        Ok(costs)
     }
 
     /// How long a publish takes that is awaited alone: each of the three in turn, in microseconds, sorted.
@@ -512,6 +553,19 @@ async fn count_line(line: Line) {
     HANDLED.fetch_add(1, Relaxed);
 }
 
+/// The next record. The answer to a commit ends a poll without one.
+fn next(reader: &BaseConsumer) -> Outcome<BorrowedMessage<'_>> {
+    let mut start = None;
+    loop {
+        if let Some(record) = reader.poll(PATIENCE) {
+            return Ok(record?);
+        }
+        if start.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            return Err("a record is missing".into());
+        }
+    }
+}
+
 fn spec(queue: &str, key: &str) -> Outcome<QueueSpec> {
     let mut spec = QueueSpec::new(queue.parse()?);
     spec.bindings.push(Binding::new(EXCHANGE, key)?);
@@ -529,25 +583,36 @@ fn later() -> tokio::time::Instant {
     tokio::time::Instant::now() + Duration::from_secs(600)
 }
 
+/// Rows that are compared with the first of them. Answers its number.
+fn rows(table: &mut Table, what: &str, unit: &'static str, of: &[By]) -> usize {
+    let first = table.rows();
+    for by in of {
+        table.row(format!("{what}, {}", by.name()), unit, first);
+    }
+    first
+}
+
 async fn run(url: &str) -> Outcome {
     let messages = option("--messages", 300_000);
     let rounds = usize::try_from(option("--rounds", 3))?.max(1);
     let bytes = usize::try_from(option("--bytes", 256))?;
+    let only = text_option("--only");
+    let wanted = |what: &str| only.as_ref().is_none_or(|only| only == what);
     let mut table = Table::default();
-    let mut rows = |what: &str, unit, of: &[By]| {
-        let first = table.rows();
-        for by in of {
-            table.row(format!("{what}, {}", by.name()), unit, first);
-        }
-        first
-    };
-    let published = rows("publish", "/s", &ALL);
-    let raw = rows("consume bytes", "/s", &ALL);
-    let json = rows("consume JSON of 64 bytes", "/s", &ALL);
-    let passed = rows("pass over", "/s", &[By::Backend]);
-    let single = rows("one publish, p50", "µs", &ALL);
-    rows("one publish, p99", "µs", &ALL);
-    let tasks = rows("publish, 64 tasks", "/s", &[By::Rdkafka, By::Framework]);
+    let published = rows(&mut table, "publish", "/s", &ALL);
+    let bare = table.row("publish, rdkafka, no headers".to_owned(), "/s", published);
+    let raw = rows(&mut table, "consume bytes", "/s", &ALL);
+    let json = rows(&mut table, "consume JSON of 64 bytes", "/s", &ALL);
+    let passed = rows(&mut table, "pass over", "/s", &[By::Rdkafka, By::Backend]);
+    let more = rows(&mut table, "pass over, more CPU each", "ns", &[By::Backend]);
+    let single = rows(&mut table, "one publish, p50", "µs", &ALL);
+    rows(&mut table, "one publish, p99", "µs", &ALL);
+    let tasks = rows(
+        &mut table,
+        "publish, 64 tasks",
+        "/s",
+        &[By::Rdkafka, By::Framework],
+    );
     let bench = Arc::new(Bench::open(url, bytes).await?);
     // Warm, and not counted.
     bench.publish(By::Framework, messages / 10).await?;
@@ -555,9 +620,20 @@ async fn run(url: &str) -> Outcome {
     for round in 0..rounds {
         for turn in 0..ALL.len() {
             let at = (turn + round) % ALL.len();
-            table.add(published + at, bench.publish(ALL[at], messages).await?);
+            if wanted("publish") {
+                table.add(published + at, bench.publish(ALL[at], messages).await?);
+            }
         }
-        for (what, key, first) in [(What::Bytes, RAW, raw), (What::Json, LINE, json)] {
+        if wanted("publish") {
+            table.add(bare, bench.publish_bare(messages)?);
+        }
+        for (name, what, key, first) in [
+            ("bytes", What::Bytes, RAW, raw),
+            ("json", What::Json, LINE, json),
+        ] {
+            if !wanted(name) {
+                continue;
+            }
             let queues = [bench.queue(key).await?, bench.queue(key).await?];
             let from = bench.ends()?;
             bench.fill(what, messages)?;
@@ -571,15 +647,25 @@ async fn run(url: &str) -> Outcome {
                 bench.bus.topology().delete_queue(&queue).await?;
             }
         }
-        table.add(passed, bench.pass_over(messages).await?);
-        for (at, by) in [By::Rdkafka, By::Framework].into_iter().enumerate() {
-            table.add(tasks + at, bench.tasks(by, messages / 10).await?);
+        if wanted("over") {
+            let costs = bench.pass_over(messages, round).await?;
+            table.add_value(more, (costs[1].cpu - costs[0].cpu) * 1e3);
+            for (at, cost) in costs.into_iter().enumerate() {
+                table.add(passed + at, cost);
+            }
         }
-        let taken = bench.single(messages / 200).await?;
-        for (at, taken) in taken.iter().enumerate() {
-            let above = |share: usize| taken[taken.len() - 1 - taken.len() / share];
-            table.add_value(single + at, above(2));
-            table.add_value(single + 3 + at, above(100));
+        if wanted("tasks") {
+            for (at, by) in [By::Rdkafka, By::Framework].into_iter().enumerate() {
+                table.add(tasks + at, bench.tasks(by, messages / 10).await?);
+            }
+        }
+        if wanted("single") {
+            let taken = bench.single(messages / 200).await?;
+            for (at, taken) in taken.iter().enumerate() {
+                let above = |share: usize| taken[taken.len() - 1 - taken.len() / share];
+                table.add_value(single + at, above(2));
+                table.add_value(single + 3 + at, above(100));
+            }
         }
     }
     bench.bus.close().await?;

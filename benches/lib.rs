@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 mod table;
 
-pub use table::{Cost, Meter, Table, option};
+pub use table::{Cost, Meter, Table, option, text_option};
 
 /// How many messages a producer publishes at a time.
 pub const BATCH: u64 = 256;

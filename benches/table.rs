@@ -98,7 +98,7 @@ impl Table {
             "{:<34} {:>8} {:>8} {:>8} {:<4} {:>6} {:>6} {:>6} {:>7}",
             "", "median", "least", "most", "", "ratio", "least", "most", "cpu µs"
         );
-        for row in &self.0 {
+        for row in self.0.iter().filter(|row| !row.values.is_empty()) {
             // Round by round: what slows the machine down slows both.
             let beside = self.0[row.beside].values.iter();
             let ratios = row
@@ -133,7 +133,12 @@ fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
 
 /// A number among the arguments.
 pub fn option(name: &str, default: u64) -> u64 {
-    let mut arguments = std::env::args().skip_while(|argument| argument != name);
-    let value = arguments.nth(1).and_then(|value| value.parse().ok());
+    let value = text_option(name).and_then(|value| value.parse().ok());
     value.unwrap_or(default)
+}
+
+/// A text among the arguments.
+pub fn text_option(name: &str) -> Option<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != name);
+    arguments.nth(1)
 }
