@@ -28,51 +28,82 @@ const EXTENSIONS: [&str; 6] = [
     "sequencetype",
 ];
 
+/// The most bytes of the name of an attribute.
+const LONGEST: usize = 16;
+
 impl Message {
     /// The attributes and headers of the message as a broker's headers, the attributes under a prefix:
     /// `cloudEvents_` on AMQP, `ce_` on Kafka and Redis. The content type is not among them.
     pub fn to_wire(&self, prefix: &str) -> Vec<(SmolStr, HeaderValue)> {
-        // Short enough to stand in place, mostly.
-        let attribute = |name: &str| SmolStr::from_iter([prefix, name]);
         let mut wire = Vec::with_capacity(6 + self.headers().len());
-        wire.push((attribute("specversion"), HeaderValue::from("1.0")));
-        wire.push((attribute("id"), self.id().to_string().into()));
+        self.each_on_wire(prefix, |name, value| {
+            let value = match value {
+                WireValue::Text(text) => text.into(),
+                WireValue::Header(value) => value.clone(),
+            };
+            // Short enough to stand in place, mostly.
+            wire.push((name.into(), value));
+        });
+        wire
+    }
+
+    /// What [`to_wire`](Self::to_wire) gives, one after the other and without a copy of each: for clients that
+    /// make their own.
+    pub fn write_wire(&self, prefix: &str, mut write: impl FnMut(&str, &[u8])) {
+        self.each_on_wire(prefix, |name, value| match value {
+            WireValue::Text(text) => write(name, text.as_bytes()),
+            WireValue::Header(value) => write(name, value.as_bytes()),
+        });
+    }
+
+    fn each_on_wire(&self, prefix: &str, mut each: impl FnMut(&str, WireValue<'_>)) {
+        // One buffer for the names of all attributes.
+        let mut buffer = String::with_capacity(prefix.len() + LONGEST);
+        let mut named = |attribute: &str, value: WireValue<'_>| {
+            buffer.clear();
+            buffer.extend([prefix, attribute]);
+            each(&buffer, value);
+        };
+        named("specversion", WireValue::Text("1.0"));
+        self.id().with_text(|id| named("id", WireValue::Text(id)));
         // Required by the standard, and it must not be empty.
         let source = if self.source().is_empty() {
             "unknown"
         } else {
             self.source()
         };
-        wire.push((attribute("source"), source.into()));
-        wire.push((attribute("type"), self.key().as_str().into()));
+        named("source", WireValue::Text(source));
+        named("type", WireValue::Text(self.key()));
         if let Some(time) = self.time() {
-            wire.push((
-                attribute("time"),
-                humantime::format_rfc3339_micros(time).to_string().into(),
-            ));
+            let time = humantime::format_rfc3339_micros(time).to_string();
+            named("time", WireValue::Text(&time));
         }
         if let Some(key) = self.partition_key() {
-            wire.push((attribute("partitionkey"), key.into()));
+            named("partitionkey", WireValue::Text(key));
         }
         for (name, value) in self.headers().iter() {
-            let name = if EXTENSIONS.contains(&name) {
-                attribute(name)
+            if EXTENSIONS.contains(&name) {
+                buffer.clear();
+                buffer.extend([prefix, name]);
+                each(&buffer, WireValue::Header(value));
             } else {
-                name.into()
-            };
-            wire.push((name, value.clone()));
+                each(name, WireValue::Header(value));
+            }
         }
-        wire
     }
 
     /// A message from a broker's headers, attributes under any of the prefixes. What is missing stays
-    /// unset: other programs send none of them.
-    pub fn from_wire<'h>(
+    /// unset: other programs send none of them. A value becomes one of the message's own only where it is kept as a
+    /// header.
+    pub fn from_wire<'h, V>(
         address: Address,
         payload: Bytes,
         prefixes: &[&str],
-        wire: impl IntoIterator<Item = (&'h str, HeaderValue)>,
-    ) -> Self {
+        wire: impl IntoIterator<Item = (&'h str, V)>,
+    ) -> Self
+    where
+        V: AsRef<[u8]> + Into<HeaderValue>,
+    {
         let mut message = Self::to(address, payload);
         for (name, value) in wire {
             match prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
@@ -83,24 +114,29 @@ impl Message {
         message
     }
 
-    fn set_attribute(&mut self, name: &str, value: HeaderValue) {
-        let message = std::mem::replace(self, Self::to(self.address().clone(), Bytes::new()));
-        let text = value.as_str();
-        *self = match (name, text) {
+    fn set_attribute<V: AsRef<[u8]> + Into<HeaderValue>>(&mut self, name: &str, value: V) {
+        let text = std::str::from_utf8(value.as_ref());
+        match (name, text) {
             // What the standard fixes, and what the address already says.
-            ("specversion" | "datacontenttype", _) => message,
-            ("type", Some(kind)) if kind == message.key().as_str() => message,
-            ("id", Some(id)) => message.with_id(id),
-            ("source", Some(source)) => message.with_source(source),
-            ("partitionkey", Some(key)) => message.with_partition_key(key),
-            ("time", Some(time)) => match humantime::parse_rfc3339_weak(time) {
-                Ok(time) => message.with_time(time),
+            ("specversion" | "datacontenttype", _) => {}
+            ("type", Ok(kind)) if kind == self.key().as_str() => {}
+            ("id", Ok(id)) => self.set_id(id),
+            ("source", Ok(source)) => self.set_source(source),
+            ("partitionkey", Ok(key)) => self.set_partition_key(key),
+            ("time", Ok(time)) => match humantime::parse_rfc3339_weak(time) {
+                Ok(time) => self.set_time(time),
                 // Kept as it came, for whoever can read it.
-                Err(_) => message.with_header("time", value),
+                Err(_) => self.headers_mut().set("time", value),
             },
-            (other, _) => message.with_header(other, value),
-        };
+            (other, _) => self.headers_mut().set(other, value),
+        }
     }
+}
+
+/// What stands in a header of a broker: made for it, or shared.
+enum WireValue<'a> {
+    Text(&'a str),
+    Header(&'a HeaderValue),
 }
 
 /// Whether a message is a CloudEvents document: exactly when its content type says so.
@@ -167,7 +203,7 @@ pub(crate) fn open(message: &Message) -> Result<Message> {
         }
         // A number or a boolean is its own text.
         let value = text(name).unwrap_or_else(|| raw.get().to_owned());
-        inner.set_attribute(name, value.into());
+        inner.set_attribute(name, HeaderValue::from(value));
     }
     Ok(inner)
 }
@@ -202,6 +238,11 @@ mod tests {
         assert!(wire.contains(&("cloudEvents_type".into(), "order.v1.submit".into())));
         assert!(wire.contains(&("cloudEvents_correlationid".into(), "c".into())));
         assert!(wire.iter().any(|(name, _)| name == "traceparent"));
+        let mut written = Vec::new();
+        message.write_wire("cloudEvents_", |name, value| {
+            written.push((name.into(), value.into()));
+        });
+        assert_eq!(written, wire);
         let read = wire
             .iter()
             .map(|(name, value)| (name.as_str(), value.clone()));

@@ -131,6 +131,18 @@ impl From<&str> for HeaderValue {
     }
 }
 
+impl From<&[u8]> for HeaderValue {
+    fn from(bytes: &[u8]) -> Self {
+        Self(Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl AsRef<[u8]> for HeaderValue {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl From<String> for HeaderValue {
     fn from(text: String) -> Self {
         Self(text.into())

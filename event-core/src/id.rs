@@ -3,7 +3,7 @@
 use std::{cell::RefCell, fmt};
 
 use smol_str::SmolStr;
-use uuid::{Builder, Uuid};
+use uuid::{Builder, Uuid, fmt::Hyphenated};
 
 /// The id of a message, unique together with its source.
 ///
@@ -26,6 +26,14 @@ impl MessageId {
         }
     }
 
+    /// Its text, without an allocation.
+    pub(crate) fn with_text<T>(&self, read: impl FnOnce(&str) -> T) -> T {
+        match &self.0 {
+            Repr::Uuid(uuid) => read(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer())),
+            Repr::Text(text) => read(text),
+        }
+    }
+
     pub(crate) const UNSET: Self = Self(Repr::Uuid(Uuid::nil()));
 }
 
@@ -39,8 +47,12 @@ impl From<Uuid> for MessageId {
 impl From<&str> for MessageId {
     fn from(text: &str) -> Self {
         match Uuid::try_parse(text) {
-            // Only the form that `Display` prints back: the text of an id is not ours to change.
-            Ok(uuid) if uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text => {
+            // Only the form that `Display` prints back: the text of an id is not ours to change. Of the forms that are
+            // read it alone has this length.
+            Ok(uuid)
+                if text.len() == Hyphenated::LENGTH
+                    && !text.bytes().any(|byte| byte.is_ascii_uppercase()) =>
+            {
                 uuid.into()
             }
             _ => Self(Repr::Text(text.into())),

@@ -157,6 +157,22 @@ impl Message {
         self
     }
 
+    pub(crate) fn set_id(&mut self, id: &str) {
+        self.id = id.into();
+    }
+
+    pub(crate) fn set_source(&mut self, source: &str) {
+        self.source = source.into();
+    }
+
+    pub(crate) fn set_time(&mut self, time: SystemTime) {
+        self.time = unix_micros(time);
+    }
+
+    pub(crate) fn set_partition_key(&mut self, key: &str) {
+        self.partition_key = Some(key.into());
+    }
+
     pub(crate) fn set_mandatory(&mut self) {
         self.mandatory = true;
     }

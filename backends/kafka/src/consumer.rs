@@ -25,7 +25,7 @@ use rdkafka::{
 use smol_str::SmolStr;
 use tokio::{runtime::Handle, sync::oneshot::error::TryRecvError};
 
-pub(crate) use self::reading::has_room;
+pub(crate) use self::reading::{is_low, share};
 use self::{
     commits::{Commit, Job, run_commits},
     group::{Context, Leaving},

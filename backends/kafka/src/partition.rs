@@ -293,6 +293,16 @@ impl Partition {
     }
 
     fn find(&self, offset: i64) -> Result<usize, usize> {
+        // Mostly no offset is missing, and no entry is more than one.
+        let first = self.entries.front().map_or(offset, |entry| entry.from);
+        let guess = usize::try_from(offset - first).unwrap_or(usize::MAX);
+        if self
+            .entries
+            .get(guess)
+            .is_some_and(|entry| (entry.from..entry.to).contains(&offset))
+        {
+            return Ok(guess);
+        }
         let at = self.entries.partition_point(|entry| entry.to <= offset);
         match self.entries.get(at) {
             Some(entry) if entry.from <= offset => Ok(at),
@@ -307,6 +317,7 @@ impl Partition {
         if self.stage != Stage::Ours || self.above >= MOST_ABOVE {
             return;
         }
+        deliveries.reserve(most.min(self.ready.len()));
         let end = deliveries.len() + most;
         while deliveries.len() < end
             && let Some((offset, _)) = self.ready.front()
@@ -362,6 +373,15 @@ impl Partition {
                 .ready
                 .front()
                 .is_some_and(|(offset, _)| *offset >= self.lent)
+    }
+
+    /// Whether it is soon to be short. While it is busy the broker is told of more before that, so that nobody waits
+    /// for its answer.
+    pub(crate) fn is_nearly_short(&self) -> bool {
+        self.is_short()
+            || self.stage == Stage::Ours
+                && self.ahead > 0
+                && self.lent - self.handed < self.ahead / 2
     }
 
     // --- Settling -------------------------------------------------------------------------------------------------
@@ -749,6 +769,25 @@ mod tests {
         read(&mut partition, 1_010..1_011);
         partition.take(1, &mut deliveries);
         assert_eq!(deliveries.len(), 1_010);
+    }
+
+    #[test]
+    fn more_is_lent_before_it_is_short() {
+        let mut partition = opened(Progress::at(0));
+        read(&mut partition, 0..1_000);
+        assert!(partition.is_nearly_short());
+        assert_eq!(take(&mut partition, 1_000).len(), 1_000);
+        assert!(!partition.is_nearly_short(), "there is nothing to hand out");
+        partition.beat();
+        assert_eq!(commit(&mut partition).lent, 3_000);
+        read(&mut partition, 1_000..3_000);
+        let mut deliveries = Vec::new();
+        partition.take(1_000, &mut deliveries);
+        assert!(!partition.is_nearly_short());
+        partition.take(1, &mut deliveries);
+        assert!(partition.is_nearly_short() && !partition.is_short());
+        assert_eq!(commit(&mut partition).lent, 5_000);
+        assert!(!partition.is_nearly_short());
     }
 
     #[test]

@@ -215,15 +215,21 @@ impl State {
         self.partitions.iter().map(Partition::held).sum()
     }
 
-    /// Takes from one partition after the other.
-    fn take(&mut self, most: usize) -> Vec<event_core::Delivery> {
+    /// Takes from one partition after the other. Also whether there is room now to read on.
+    fn take(&mut self, most: usize) -> (Vec<event_core::Delivery>, bool) {
         let mut deliveries = Vec::new();
         let count = self.partitions.len();
+        let before = self.ready();
+        let mut has_room = false;
         for step in 0..count {
             let at = (self.turn + step) % count;
             if let Some(partition) = self.partitions.get_mut(at) {
+                let (before, _) = partition.ready();
                 partition.take(most, &mut deliveries);
-                self.urgent |= partition.is_short();
+                let (after, _) = partition.ready();
+                let low = consumer::share(count) / 2;
+                has_room |= after <= low && before > low;
+                self.urgent |= partition.is_nearly_short();
             }
             if !deliveries.is_empty() {
                 // A batch is of one partition, so that tags ascend.
@@ -231,7 +237,9 @@ impl State {
                 break;
             }
         }
-        deliveries
+        // Not with each that is taken: waking the thread costs as much as reading several.
+        let has_room = has_room || consumer::is_low(self.ready()) && !consumer::is_low(before);
+        (deliveries, has_room)
     }
 }
 
@@ -256,12 +264,11 @@ impl Deliveries for Reader {
                 if state.end == Some(End::Closed) {
                     return Err(error::closed());
                 }
-                let before = state.ready();
-                let deliveries = state.take(max);
-                let (urgent, after) = (state.urgent, state.ready());
+                let (deliveries, has_room) = state.take(max);
+                let urgent = state.urgent;
                 drop(state);
                 // It reads on when there is room, and lends more when that is asked for.
-                if urgent || consumer::has_room(after) && !consumer::has_room(before) {
+                if urgent || has_room {
                     held.signal.raise();
                 }
                 if !deliveries.is_empty() {

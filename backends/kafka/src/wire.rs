@@ -1,6 +1,7 @@
 //! A message as a record of Kafka, and back.
 
-use event_core::{Address, Bytes, ExchangeName, HeaderValue, Message, RoutingKey};
+use bytes::BytesMut;
+use event_core::{Address, Bytes, ExchangeName, Message, RoutingKey};
 use rdkafka::{
     Message as _,
     message::{BorrowedHeaders, BorrowedMessage, Header, Headers as _, OwnedHeaders},
@@ -11,6 +12,8 @@ const PREFIX: &str = "ce_";
 /// The routing key. First among the headers of ours, so that a consumer need not look far.
 const TYPE: &str = "ce_type";
 const CONTENT_TYPE: &str = "content-type";
+/// How many attributes there are beside the headers, at most.
+const ATTRIBUTES: usize = 8;
 /// Where a copy came from, which stands in a topic of its queue.
 const EXCHANGE: &str = "switchboard-exchange";
 
@@ -26,18 +29,20 @@ pub(crate) fn copy_headers(message: &Message) -> OwnedHeaders {
 }
 
 fn with_headers(message: &Message, more: usize) -> OwnedHeaders {
-    let wire = message.to_wire(PREFIX);
-    let mut headers = OwnedHeaders::new_with_capacity(wire.len() + 1 + more);
+    let count = ATTRIBUTES + message.headers().len() + more;
+    let mut headers = OwnedHeaders::new_with_capacity(count);
     headers = insert(headers, TYPE, message.key().as_bytes());
     if !message.content_type().is_empty() {
         headers = insert(headers, CONTENT_TYPE, message.content_type().as_bytes());
     }
-    for (name, value) in &wire {
+    // What is inserted into is given back by value.
+    let mut slot = Some(headers);
+    message.write_wire(PREFIX, |name, value| {
         if name != TYPE {
-            headers = insert(headers, name, value.as_bytes());
+            slot = slot.take().map(|headers| insert(headers, name, value));
         }
-    }
-    headers
+    });
+    slot.unwrap_or_default()
 }
 
 fn insert(headers: OwnedHeaders, key: &str, value: &[u8]) -> OwnedHeaders {
@@ -70,6 +75,14 @@ fn find<'h>(headers: &'h BorrowedHeaders, name: &str) -> Option<&'h [u8]> {
         .and_then(|header| header.value)
 }
 
+/// Of so many messages in a row that have one address, it is the same in memory. Its count is written to by whoever
+/// makes a message and by whoever drops one, who would be in each other's way with every message.
+const SHARED: u32 = 256;
+/// Payloads stand behind each other in pieces of memory of this size, which are kept while one of them is.
+const PIECE: usize = 4_096;
+/// A payload that is larger than this has memory of its own.
+const SMALL: usize = 1_024;
+
 /// Makes messages of records, and remembers the last address, which the next record mostly has too.
 #[derive(Debug)]
 pub(crate) struct Reading {
@@ -78,6 +91,9 @@ pub(crate) struct Reading {
     /// The key of records that have none.
     default_key: RoutingKey,
     last: Option<Address>,
+    /// How many messages more may have it.
+    left: u32,
+    piece: BytesMut,
 }
 
 impl Reading {
@@ -86,7 +102,20 @@ impl Reading {
             exchange,
             default_key,
             last: None,
+            left: 0,
+            piece: BytesMut::new(),
         }
+    }
+
+    fn payload(&mut self, bytes: &[u8]) -> Bytes {
+        if bytes.is_empty() || bytes.len() > SMALL {
+            return Bytes::copy_from_slice(bytes);
+        }
+        if self.piece.capacity() < bytes.len() {
+            self.piece = BytesMut::with_capacity(PIECE);
+        }
+        self.piece.extend_from_slice(bytes);
+        self.piece.split().freeze()
     }
 
     /// The key that a record has or is given.
@@ -109,21 +138,26 @@ impl Reading {
 
     /// The message in a record of a queue. What is missing stays unset: other programs send none of it.
     pub(crate) fn copy(&mut self, record: &BorrowedMessage<'_>) -> Message {
-        let payload = Bytes::copy_from_slice(record.payload().unwrap_or_default());
+        let payload = self.payload(record.payload().unwrap_or_default());
         let Some(headers) = record.headers() else {
             let key = self.default_key.clone();
             return Message::to(self.address(None, &key, ""), payload);
         };
+        // Each look at a header measures and checks its name, so it is looked at once.
+        let count = headers.count();
+        let mut others = Vec::with_capacity(count);
         let (mut exchange, mut kind, mut content_type) = (None, None, "");
-        for header in headers.iter() {
-            let text = header
-                .value
-                .and_then(|value| std::str::from_utf8(value).ok());
+        for header in (0..count).filter_map(|at| headers.try_get(at)) {
+            let text = || {
+                header
+                    .value
+                    .and_then(|value| std::str::from_utf8(value).ok())
+            };
             match header.key {
-                TYPE => kind = kind.or(text),
-                CONTENT_TYPE => content_type = text.unwrap_or_default(),
-                EXCHANGE => exchange = text,
-                _ => {}
+                TYPE => kind = kind.or_else(text),
+                CONTENT_TYPE => content_type = text().unwrap_or_default(),
+                EXCHANGE => exchange = text(),
+                name => others.push((name, header.value.unwrap_or_default())),
             }
         }
         let address = match kind {
@@ -133,13 +167,6 @@ impl Reading {
                 self.address(exchange, &key, content_type)
             }
         };
-        let others = headers
-            .iter()
-            .filter(|header| !matches!(header.key, TYPE | CONTENT_TYPE | EXCHANGE))
-            .map(|header| {
-                let value = Bytes::copy_from_slice(header.value.unwrap_or_default());
-                (header.key, HeaderValue::from(value))
-            });
         Message::from_wire(address, payload, &[PREFIX], others)
     }
 
@@ -150,7 +177,13 @@ impl Reading {
             && last.content_type() == content_type
             && last.exchange() == exchange
         {
-            return last.clone();
+            if self.left > 0 {
+                self.left -= 1;
+                return last.clone();
+            }
+            let anew = last.with_content_type(content_type);
+            self.keep(&anew);
+            return anew;
         }
         let exchange = match exchange == self.exchange.as_str() {
             true => self.exchange.clone(),
@@ -158,7 +191,12 @@ impl Reading {
         };
         let key = RoutingKey::new(key).unwrap_or_else(|_| self.default_key.clone());
         let address = Address::new(exchange, key).with_content_type(content_type);
-        self.last = Some(address.clone());
+        self.keep(&address);
         address
+    }
+
+    fn keep(&mut self, address: &Address) {
+        self.last = Some(address.clone());
+        self.left = SHARED;
     }
 }

@@ -21,8 +21,19 @@ const TURN_BYTES: usize = 1 << 20;
 const TURN: usize = 1_024;
 
 /// Whether more may be read while this much was read and not handed out.
-pub(crate) fn has_room((messages, bytes): (usize, usize)) -> bool {
+fn has_room((messages, bytes): (usize, usize)) -> bool {
     messages < READY.0 && bytes < READY.1
+}
+
+/// Whether so little was read and not handed out that it is time to read on.
+pub(crate) fn is_low((messages, bytes): (usize, usize)) -> bool {
+    messages <= READY.0 / 2 && bytes <= READY.1 / 2
+}
+
+/// How many records of each of so many partitions may be read and not handed out: none takes the room of the others,
+/// whoever is first.
+pub(crate) fn share(partitions: usize) -> usize {
+    (READY.0 / partitions.max(1)).max(MIN_SHARE)
 }
 
 /// Where the answer to a question about the topology topic arrives.
@@ -42,8 +53,8 @@ impl Thread {
         let mut has_unmatched = false;
         let ticket = self.ticket + 1;
         let count = self.lanes.len();
-        // None takes the room of the others, whoever is first.
-        let share = (READY.0 / count.max(1)).max(MIN_SHARE);
+        let share = share(count);
+        let mut batch = Batch::default();
         for _ in 0..count {
             if !has_room(ready) {
                 break;
@@ -56,7 +67,6 @@ impl Thread {
                 .lock()
                 .partition(generation)
                 .map(|of| of.ready().0);
-            let mut batch = Batch::default();
             is_busy |= self.read_lane(at, &mut batch, share.saturating_sub(has.unwrap_or(0)));
             if let Some(error) = batch.error.take() {
                 self.met(&error)?;
@@ -66,9 +76,10 @@ impl Thread {
             }
             let mut state = self.held.lock();
             let Some(partition) = state.partition(generation) else {
+                batch.records.clear();
                 continue;
             };
-            for (offset, message) in batch.records {
+            for (offset, message) in batch.records.drain(..) {
                 match partition.place(offset) {
                     Place::New => {}
                     Place::Known => continue,
@@ -119,6 +130,7 @@ impl Thread {
             return false;
         }
         let mut bytes = 0;
+        let before = batch.records.len();
         for _ in 0..TURN.min(room) {
             if bytes > TURN_BYTES {
                 break;
@@ -158,7 +170,8 @@ impl Thread {
             }
         }
         lane.filled.store(true, SeqCst);
-        true
+        // Without room it is woken when some of it was taken.
+        batch.records.len() - before < room
     }
 
     /// Asks whether bindings are known that might let in what none did.
