@@ -9,7 +9,7 @@ use event_core::Result;
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{CommitMode, Consumer as _},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode as Code},
 };
 
 use super::{Client, Kind, Source, Thread};
@@ -54,7 +54,9 @@ pub(super) fn run_commits(client: Arc<Client>, jobs: &mpsc::Receiver<Job>) {
         let all = client.commit(&offsets, CommitMode::Sync);
         let results = match all {
             // The error of one is said of all.
-            Err(_) if offsets.count() > 1 => commit_each(&client, &offsets),
+            Err(error) if offsets.count() > 1 && !is_of_the_member(&error) => {
+                commit_each(&client, &offsets)
+            }
             result => vec![result; offsets.count()],
         };
         let _ = told.send(results);
@@ -62,6 +64,15 @@ pub(super) fn run_commits(client: Arc<Client>, jobs: &mpsc::Receiver<Job>) {
     }
     // The last one ends the client, which waits.
     drop(client);
+}
+
+/// Whether a commit was refused because of who made it. Made again by then, it has the client forget that it has joined
+/// anew, and the group wait for somebody who is not there.
+fn is_of_the_member(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::UnknownMemberId | Code::IllegalGeneration | Code::RebalanceInProgress)
+    )
 }
 
 fn commit_each(client: &Client, offsets: &TopicPartitionList) -> Vec<Result<(), KafkaError>> {
