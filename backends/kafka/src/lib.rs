@@ -15,6 +15,8 @@ mod consumer;
 mod dead_letters;
 mod error;
 mod filter;
+#[cfg(test)]
+mod mock;
 mod names;
 mod partition;
 mod producer;
