@@ -2,14 +2,14 @@
 
 use std::{cell::Cell, time::Duration};
 
-use event_core::{Bus, ConnectionState, Error, ErrorKind, Queue, Reason, RetryPolicy};
+use event_core::{Bus, ConnectionState, Error, ErrorKind, Queue, Reason, RetryPolicy, Running};
 use tokio::{
     runtime,
-    time::{Instant, timeout},
+    time::{Instant, interval, sleep, timeout},
 };
 
 use crate::{
-    context::topology,
+    context::{Context, topology},
     desk::{Act, Desk, Seen},
     ensure, ensure_eq,
     failure::{CaseResult, Failure},
@@ -20,6 +20,129 @@ use crate::{
 
 /// How much later something may be than it should, on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
+
+/// How long publishes have while a broker is killed again and again.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Fault 1: a broker is killed and comes back while all publish and consume, so many times; each publish ends in time.
+/// Twenty orders are published with each beat, and a hundred at most are held. What is left of them is being handled:
+/// answers what was published, who handles it, and the service, which ends when it is dropped.
+///
+/// # Errors
+/// The backend does otherwise, or the broker does not come back.
+pub async fn the_broker_is_killed(
+    at: &Stage,
+    kills: u32,
+    beat: Duration,
+    kill: impl AsyncFn() -> CaseResult,
+) -> CaseResult<(Ledger, Desk, Running)> {
+    const BATCH: u64 = 20;
+    let cx = &at.direct;
+    let desk = cx.desk();
+    let queue = cx.queue("billing_order", &desk).prefetch(100);
+    let running = cx.start(&cx.process().await?, queue).await?;
+    let bus = cx.process().await?.with_publish_deadline(DEADLINE);
+    let ledger = Ledger::new();
+    let confirmed = || ledger.balance(&[]).confirmed;
+    for round in 0..kills {
+        let over = Cell::new(false);
+        let publishing = async {
+            let mut tick = interval(beat);
+            let mut id = u64::from(round) * 1_000_000;
+            while !over.get() {
+                tick.tick().await;
+                let orders: Vec<_> = (0..BATCH).map(|n| order(id + n)).collect();
+                id += BATCH;
+                let begin = Instant::now();
+                ledger.publish_all(&bus, &orders).await;
+                let took = begin.elapsed();
+                ensure!(took < DEADLINE + SLACK, "a publish took {took:?}");
+            }
+            Ok(())
+        };
+        let killing = async {
+            let some = |before| {
+                cx.until("some publishes", move || {
+                    let more = confirmed() >= before + 200;
+                    async move { Ok(more) }
+                })
+            };
+            some(confirmed()).await?;
+            kill().await?;
+            some(confirmed()).await?;
+            over.set(true);
+            Ok::<_, Failure>(())
+        };
+        tokio::try_join!(publishing, killing)?;
+    }
+    Ok((ledger, desk, running))
+}
+
+/// Fault 3: a connection is cut when the broker has a message and its confirmation is lost, and before it has it. How many
+/// it has is for the backend to say. Answers what was published.
+///
+/// # Errors
+/// The backend does otherwise.
+pub async fn a_publish_is_cut<F>(
+    at: &Stage,
+    stored: impl Fn() -> F + Send + Sync,
+) -> CaseResult<Ledger>
+where
+    F: Future<Output = CaseResult<u64>> + Send,
+{
+    let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
+    at.direct.declare(&[&spec]).await?;
+    // So that the connection that publishes is there.
+    publish(at.cx.bus(), 1..=1).await?;
+
+    at.proxy.silence_replies(true);
+    let ledger = Ledger::new();
+    let publishing = ledger.publish(at.cx.bus(), order(2));
+    let cutting = async {
+        let both = || {
+            let stored = stored();
+            async move { Ok(stored.await? == 2) }
+        };
+        at.cx.until("the order to be stored", both).await?;
+        at.proxy.cut();
+        at.proxy.silence_replies(false);
+        Ok::<_, Failure>(())
+    };
+    let (result, cut) = tokio::join!(publishing, cutting);
+    cut?;
+    may_fail(result)?;
+
+    at.is_up(at.cx.bus()).await?;
+    at.proxy.silence(true);
+    let publishing = ledger.publish(at.cx.bus(), order(3));
+    let cutting = async {
+        // Long enough for it to be written, which nothing here can see.
+        sleep(Duration::from_millis(200)).await;
+        at.proxy.cut();
+        at.proxy.silence(false);
+    };
+    let (result, ()) = tokio::join!(publishing, cutting);
+    may_fail(result)?;
+
+    let desk = at.direct.desk();
+    let queue = at.direct.queue("billing_order", &desk);
+    let _running = at.direct.start(at.direct.bus(), queue).await?;
+    let all = |seen: &[_]| ledger.balance(seen).lost == 0;
+    desk.until("what was confirmed", all).await?;
+    Ok(ledger)
+}
+
+/// A publish whose line was cut may end with an error that says so.
+///
+/// # Errors
+/// It is another one.
+pub fn may_fail<T>(result: event_core::Result<T>) -> CaseResult {
+    let Err(error) = result else { return Ok(()) };
+    let expected = matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout);
+    ensure!(expected, "a {:?}: {error}", error.kind());
+    ensure!(error.is_retryable(), "it may be tried again: {error}");
+    Ok(())
+}
 
 /// Fault 4: a line that is silent is noticed within twice the heartbeat, by who publishes and by who consumes.
 ///
@@ -145,11 +268,78 @@ pub async fn a_failing_message_has_its_attempts(at: &Stage) -> CaseResult {
     Ok(())
 }
 
+/// Fault 21: a message that ends processes has its attempts alone, and becomes a dead letter.
+///
+/// # Errors
+/// The backend does otherwise.
+pub async fn a_killing_message_has_its_attempts(at: &Stage, lease: Option<Duration>) -> CaseResult {
+    let desk = at.direct.desk().holding();
+    let queue = || with_lease(at.direct.queue("billing_order", &desk), 3, lease);
+    at.direct
+        .declare(&[&at.direct.spec("billing_order", &["order.*.submit"])?])
+        .await?;
+    publish(at.direct.bus(), 7..=7).await?;
+    let crashes = until_dead(at, &desk, 7, queue).await?;
+    // Those that made it a suspect, and three alone.
+    ensure!((4..=6).contains(&crashes), "it ended {crashes} processes");
+    let letters = at.direct.dead_letters("billing_order", 1).await?;
+    ensure_eq!(letters.len(), 1, "dead letters");
+    ensure_eq!(letters[0].reason(), Some(Reason::Crashed), "reason");
+    at.direct.nothing_is_left("billing_order").await
+}
+
+/// Fault 29: ten deliveries are in flight, and one of them ends its process each time; its neighbours are handled. So
+/// many processes end with all ten in flight, after which they are suspects, and those that follow with the killer.
+///
+/// # Errors
+/// The backend does otherwise.
+pub async fn a_killer_among_ten(
+    at: &Stage,
+    crashes_with_all: usize,
+    lease: Option<Duration>,
+) -> CaseResult {
+    let desk = at.direct.desk().doing(move |seen| match seen.number() {
+        4 => Act::Hold,
+        _ if seen.nth < 10 * crashes_with_all => Act::Hold,
+        _ => Act::DONE,
+    });
+    let queue = || with_lease(at.direct.queue("billing_order", &desk), 5, lease).prefetch(10);
+    at.direct
+        .declare(&[&at.direct.spec("billing_order", &["order.*.submit"])?])
+        .await?;
+    publish(at.direct.bus(), 1..=3).await?;
+    let killer = order(4).publish(at.direct.bus()).await?.id;
+    publish(at.direct.bus(), 5..=10).await?;
+    for crashes in 1..=crashes_with_all {
+        let process = at.direct.process().await?;
+        let running = at.direct.start(&process, queue()).await?;
+        desk.sees(crashes * 10).await?;
+        drop((running, process));
+    }
+    until_dead(at, &desk, 4, queue).await?;
+    let _running = at.direct.start(at.direct.bus(), queue()).await?;
+    let neighbours: Vec<_> = (1..=10).filter(|id| *id != 4).collect();
+    desk.until("the neighbours", move |seen| done(seen) == neighbours)
+        .await?;
+    let letters = at.direct.dead_letters("billing_order", 1).await?;
+    ensure_eq!(letters.len(), 1, "dead letters");
+    ensure_eq!(letters[0].message().id(), &killer, "the dead letter");
+    Ok(())
+}
+
+fn with_lease(queue: Queue, attempts: u32, lease: Option<Duration>) -> Queue {
+    let queue = queue.retry(RetryPolicy::default().attempts(attempts));
+    match lease {
+        Some(lease) => queue.lease(lease),
+        None => queue,
+    }
+}
+
 /// Lets processes end, each as soon as it runs the killer, until it is a dead letter. Answers how many ended.
 ///
 /// # Errors
 /// 20 ended, and it is none.
-pub async fn until_dead(
+async fn until_dead(
     at: &Stage,
     desk: &Desk,
     killer: u64,
@@ -317,4 +507,17 @@ pub async fn two_processes_declare_one_queue(
         running.shutdown().await?;
     }
     Ok(())
+}
+
+/// What a connection is for: publishes an order and consumes it.
+///
+/// # Errors
+/// It does not work.
+pub async fn carries_an_order(cx: &Context) -> CaseResult {
+    let mut consumer = cx.consumer("billing_order").await?;
+    let published = order(7).publish(cx.bus()).await?;
+    let delivery = consumer.next().await?;
+    ensure_eq!(delivery.message().id(), &published.id, "the order");
+    consumer.ack(&delivery).await?;
+    cx.clean_up().await
 }

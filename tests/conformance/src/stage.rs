@@ -105,6 +105,14 @@ impl Stages {
     /// The broker cannot be reached.
     pub async fn from_text(&self, text: &str) -> CaseResult<Context> {
         let (url, prefix) = text.split_once(' ').unwrap_or((text, ""));
+        self.context(url, prefix).await
+    }
+
+    /// A connection to a URL, with names that begin with a prefix.
+    ///
+    /// # Errors
+    /// The broker cannot be reached.
+    pub async fn context(&self, url: &str, prefix: &str) -> CaseResult<Context> {
         Context::open(&self.setup(url.to_owned()), prefix).await
     }
 

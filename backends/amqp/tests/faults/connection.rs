@@ -1,16 +1,13 @@
 //! What happens to connections: cut, silent, blocked, killed.
 
-use std::{
-    cell::Cell,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use event_conformance::{
     Act, Broker, CaseResult, Failure, Ledger, Stage, done, ensure, ensure_eq, faults, length,
     orders::order, publish,
 };
 use event_core::{ConnectionState, ErrorKind, RetryPolicy, Settled, Settlement};
-use tokio::{runtime::Handle, time::interval};
+use tokio::runtime::Handle;
 
 use crate::stage::{Admin, ctl, on_own_rabbitmq, on_rabbitmq};
 
@@ -29,55 +26,20 @@ async fn fault_01_the_broker_is_killed_again_and_again() -> CaseResult {
 }
 
 async fn kills(name: &str, kills: u32) -> CaseResult {
-    const DEADLINE: Duration = Duration::from_secs(5);
-    const BATCH: u64 = 20;
     let nothing = async |_: &_| Ok(());
     on_own_rabbitmq(name, nothing, async |at, broker| {
-        let cx = &at.direct;
-        let desk = cx.desk();
-        let queue = cx.queue("billing_order", &desk).prefetch(100);
-        let _running = cx.start(&cx.process().await?, queue).await?;
-        let bus = cx.process().await?.with_publish_deadline(DEADLINE);
-        let ledger = Ledger::new();
-        let confirmed = || ledger.balance(&[]).confirmed;
-        for kill in 0..kills {
-            let over = Cell::new(false);
-            let publishing = async {
-                let mut tick = interval(Duration::from_millis(25));
-                let mut id = u64::from(kill) * 1_000_000;
-                while !over.get() {
-                    tick.tick().await;
-                    let orders: Vec<_> = (0..BATCH).map(|n| order(id + n)).collect();
-                    id += BATCH;
-                    let begin = Instant::now();
-                    ledger.publish_all(&bus, &orders).await;
-                    let took = begin.elapsed();
-                    ensure!(took < DEADLINE + SLACK, "a publish took {took:?}");
-                }
-                Ok(())
-            };
-            let killing = async {
-                let some = |before| {
-                    cx.until("some publishes", move || {
-                        let more = confirmed() >= before + 200;
-                        async move { Ok(more) }
-                    })
-                };
-                some(confirmed()).await?;
-                broker.kill().await?;
-                broker.restart().await?;
-                elect(broker, &at.name("billing_order")).await?;
-                some(confirmed()).await?;
-                over.set(true);
-                Ok::<_, Failure>(())
-            };
-            tokio::try_join!(publishing, killing)?;
-        }
+        let kill = async || {
+            broker.kill().await?;
+            broker.restart().await?;
+            elect(broker, &at.name("billing_order")).await
+        };
+        let beat = Duration::from_millis(25);
+        let (ledger, desk, _running) = faults::the_broker_is_killed(at, kills, beat, kill).await?;
         let all = |seen: &[_]| ledger.balance(seen).lost == 0;
         let balance = desk.until("all that was confirmed", all).await;
         let balance = ledger.balance(&balance.unwrap_or_else(|_| desk.seen()));
         eprintln!("{name}: {balance}");
-        let in_flight = usize::try_from(kills)? * 2 * (100 + usize::try_from(BATCH)?);
+        let in_flight = usize::try_from(kills)? * 2 * 120;
         ensure!(
             balance.duplicated <= in_flight,
             "{balance}, {in_flight} were in flight"
@@ -97,55 +59,11 @@ async fn elect(broker: &Broker, queue: &str) -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_03_a_connection_cut_between_publish_and_confirm() -> CaseResult {
     on_rabbitmq("fault_03", "", async |at| {
-        let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
-        at.direct.declare(&[&spec]).await?;
         let (queue, admin) = (at.name("billing_order"), Admin::of(at).await?);
-        // So that the connection that publishes is there.
-        publish(at.cx.bus(), 1..=1).await?;
-
-        // The broker has it, and its confirm is lost.
-        at.proxy.silence_replies(true);
-        let ledger = Ledger::new();
-        let publishing = ledger.publish(at.cx.bus(), order(2));
-        let cutting = async {
-            let stored = || async { Ok(admin.ready(&queue).await? == 2) };
-            at.cx.until("the order to be stored", stored).await?;
-            at.proxy.cut();
-            at.proxy.silence_replies(false);
-            Ok::<_, Failure>(())
-        };
-        let (result, cut) = tokio::join!(publishing, cutting);
-        cut?;
-        may_fail(result.map(drop))?;
-
-        // The broker does not have it.
-        at.is_up(at.cx.bus()).await?;
-        at.proxy.silence(true);
-        let publishing = ledger.publish(at.cx.bus(), order(3));
-        let cutting = async {
-            // Long enough for it to be written, which nothing here can see.
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            at.proxy.cut();
-            at.proxy.silence(false);
-        };
-        let (result, ()) = tokio::join!(publishing, cutting);
-        may_fail(result.map(drop))?;
-
-        let desk = at.direct.desk();
-        let queue = at.direct.queue("billing_order", &desk);
-        let _running = at.direct.start(at.direct.bus(), queue).await?;
-        let all = |seen: &[_]| ledger.balance(seen).lost == 0;
-        desk.until("all that was confirmed", all).await.map(drop)
+        let stored = || async { Ok(u64::from(admin.ready(&queue).await?)) };
+        faults::a_publish_is_cut(at, stored).await.map(drop)
     })
     .await
-}
-
-/// A publish may fail for want of a connection.
-fn may_fail(result: event_core::Result<()>) -> CaseResult {
-    match result.map_err(|error| error.kind()) {
-        Ok(()) | Err(ErrorKind::Connection | ErrorKind::Timeout) => Ok(()),
-        Err(kind) => Err(Failure::new(format!("a publish ended with {kind:?}"))),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,7 +77,7 @@ async fn fault_03_a_connection_cut_after_any_number_of_bytes() -> CaseResult {
             let bytes = usize::try_from(round)? * 5 % 400;
             at.proxy.cut_after(bytes);
             for result in ledger.publish_all(at.cx.bus(), &orders).await {
-                may_fail(result.map(drop))?;
+                faults::may_fail(result.map(drop))?;
             }
         }
         at.proxy.cut();

@@ -1,16 +1,12 @@
 //! Connections with TLS: whom both sides trust.
 
-use std::{error::Error as _, net::TcpListener, sync::Arc};
+use std::{error::Error as _, net::TcpListener};
 
-use async_trait::async_trait;
 use event_amqp::AmqpTransport;
-use event_conformance::{
-    Authority, Broker, CaseResult, Context, Failure, Fixture, Setup, ensure, ensure_eq,
-    orders::order,
-};
-use event_core::{Error, ErrorKind, Transport};
+use event_conformance::{Authority, Broker, CaseResult, Failure, ensure, ensure_eq, faults};
+use event_core::{Error, ErrorKind};
 
-use crate::stage::{ctl, on_own_rabbitmq};
+use crate::stage::{RABBITMQ, ctl, on_own_rabbitmq};
 
 /// Has a broker listen with its certificate on a port more, and answers which.
 async fn listen(authority: &Authority, broker: &Broker, verify: &str) -> CaseResult<u16> {
@@ -28,26 +24,9 @@ async fn listen(authority: &Authority, broker: &Broker, verify: &str) -> CaseRes
     Ok(port)
 }
 
-struct Secured(String);
-
-#[async_trait]
-impl Fixture for Secured {
-    async fn connect(&self) -> event_core::Result<Arc<dyn Transport>> {
-        Ok(Arc::new(AmqpTransport::connect(&self.0).await?))
-    }
-}
-
 /// Publishes an order and consumes it.
 async fn carries_an_order(url: &str, prefix: &str) -> CaseResult {
-    let url = url.to_owned();
-    let setup = Setup::new(move |_| Secured(url.clone()));
-    let cx = Context::open(&setup, prefix).await?;
-    let mut consumer = cx.consumer("billing_order").await?;
-    let published = order(7).publish(cx.bus()).await?;
-    let delivery = consumer.next().await?;
-    ensure_eq!(delivery.message().id(), &published.id, "the order");
-    consumer.ack(&delivery).await?;
-    cx.clean_up().await
+    faults::carries_an_order(&RABBITMQ.context(url, prefix).await?).await
 }
 
 /// What a connection fails with that must not be made; with all its causes.

@@ -1,20 +1,14 @@
 //! What happens to connections: cut, silent, killed with the broker or without it.
 
-use std::{
-    cell::Cell,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use event_conformance::{
-    CaseResult, Failure, Ledger, done, ensure, ensure_eq, faults, length, orders::order, publish,
+    CaseResult, Ledger, done, ensure, ensure_eq, faults, length, orders::order, publish,
 };
-use event_core::{ConnectionState, ErrorKind};
-use tokio::{runtime::Handle, time::interval};
+use event_core::ConnectionState;
+use tokio::runtime::Handle;
 
 use crate::stage::{Admin, on_kafka, on_own_kafka};
-
-/// How long past its deadline a publish may end, on a busy machine.
-const SLACK: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_01_the_broker_is_killed_while_all_publish_and_consume() -> CaseResult {
@@ -28,52 +22,17 @@ async fn fault_01_the_broker_is_killed_again_and_again() -> CaseResult {
 }
 
 async fn kills(name: &str, kills: u32) -> CaseResult {
-    const DEADLINE: Duration = Duration::from_secs(5);
-    const BATCH: u64 = 20;
     /// What is delivered between two commits, with the pause between two batches, and what is in its hands.
     const UNCOMMITTED: usize = 40 * 20 + 100;
     on_own_kafka(name, async |at, broker| {
-        let cx = &at.direct;
-        let desk = cx.desk();
-        let queue = cx.queue("billing_order", &desk).prefetch(100);
-        let _running = cx.start(&cx.process().await?, queue).await?;
-        let bus = cx.process().await?.with_publish_deadline(DEADLINE);
-        let ledger = Ledger::new();
-        let confirmed = || ledger.balance(&[]).confirmed;
-        for kill in 0..kills {
-            let over = Cell::new(false);
-            let publishing = async {
-                let mut tick = interval(Duration::from_millis(10));
-                let mut id = u64::from(kill) * 1_000_000;
-                while !over.get() {
-                    tick.tick().await;
-                    let orders: Vec<_> = (0..BATCH).map(|n| order(id + n)).collect();
-                    id += BATCH;
-                    let begin = Instant::now();
-                    ledger.publish_all(&bus, &orders).await;
-                    let took = begin.elapsed();
-                    ensure!(took < DEADLINE + SLACK, "a publish took {took:?}");
-                }
-                Ok(())
-            };
-            let killing = async {
-                let some = |before| {
-                    cx.until("some publishes", move || {
-                        let more = confirmed() >= before + 200;
-                        async move { Ok(more) }
-                    })
-                };
-                some(confirmed()).await?;
-                broker.kill().await?;
-                broker.restart().await?;
-                some(confirmed()).await?;
-                over.set(true);
-                Ok::<_, Failure>(())
-            };
-            tokio::try_join!(publishing, killing)?;
-        }
+        let kill = async || {
+            broker.kill().await?;
+            Ok(broker.restart().await?)
+        };
+        let beat = Duration::from_millis(10);
+        let (ledger, desk, _running) = faults::the_broker_is_killed(at, kills, beat, kill).await?;
         let all = || async { Ok(ledger.balance(&desk.seen()).lost == 0) };
-        cx.until("all that was confirmed", all).await?;
+        at.direct.until("all that was confirmed", all).await?;
         let balance = ledger.balance(&desk.seen());
         eprintln!("{name}: {balance}");
         let most = usize::try_from(kills)? * UNCOMMITTED;
@@ -83,60 +42,12 @@ async fn kills(name: &str, kills: u32) -> CaseResult {
     .await
 }
 
-/// A publish whose line was cut may end with an error that says so.
-fn may_fail(result: event_core::Result<()>) -> CaseResult {
-    match result {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            let expected = matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout);
-            ensure!(expected, "a {:?}: {error}", error.kind());
-            ensure!(error.is_retryable(), "it may be tried again: {error}");
-            Ok(())
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_03_a_connection_cut_between_publish_and_confirm() -> CaseResult {
     on_kafka("fault_03", async |at| {
-        let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
-        at.direct.declare(&[&spec]).await?;
         let (topic, admin) = (at.name("order"), Admin::of(at)?);
-        // So that the connection that publishes is there.
-        publish(at.cx.bus(), 1..=1).await?;
-
-        // The broker has it, and its confirm is lost.
-        at.proxy.silence_replies(true);
-        let ledger = Ledger::new();
-        let publishing = ledger.publish(at.cx.bus(), order(2));
-        let cutting = async {
-            let stored = || async { Ok(admin.stored(&topic).await? == 2) };
-            at.cx.until("the order to be stored", stored).await?;
-            at.proxy.cut();
-            at.proxy.silence_replies(false);
-            Ok::<_, Failure>(())
-        };
-        let (result, cut) = tokio::join!(publishing, cutting);
-        cut?;
-        may_fail(result.map(drop))?;
-
-        // The broker does not have it.
-        at.proxy.silence(true);
-        let publishing = ledger.publish(at.cx.bus(), order(3));
-        let cutting = async {
-            // Long enough for it to be written, which nothing here can see.
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            at.proxy.cut();
-            at.proxy.silence(false);
-        };
-        let (result, ()) = tokio::join!(publishing, cutting);
-        may_fail(result.map(drop))?;
-
-        let desk = at.direct.desk();
-        let queue = at.direct.queue("billing_order", &desk);
-        let _running = at.direct.start(at.direct.bus(), queue).await?;
-        let all = |seen: &[_]| ledger.balance(seen).lost == 0;
-        desk.until("what was confirmed", all).await?;
+        let stored = || async { Ok(u64::try_from(admin.stored(&topic).await?)?) };
+        let ledger = faults::a_publish_is_cut(at, stored).await?;
         ensure!(ledger.balance(&[]).confirmed > 0, "nothing was confirmed");
         // What the client sent again, the broker knew: each is there once.
         let stored = admin.stored(&topic).await?;
@@ -172,7 +83,7 @@ async fn fault_03_a_connection_cut_after_any_number_of_bytes() -> CaseResult {
                 .collect();
             at.proxy.cut_after(usize::try_from(round)? * 29 % 400);
             for result in ledger.publish_all(at.cx.bus(), &orders).await {
-                may_fail(result.map(drop))?;
+                faults::may_fail(result.map(drop))?;
             }
         }
         at.proxy.cut();

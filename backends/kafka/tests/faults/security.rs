@@ -1,14 +1,12 @@
 //! Connections with TLS and with users: whom both sides trust, and what a user may do.
 
-use std::{error::Error as _, fmt::Write as _, fs, net::TcpListener, sync::Arc};
+use std::{error::Error as _, fmt::Write as _, fs, net::TcpListener};
 
-use async_trait::async_trait;
-use event_conformance::{
-    Authority, Broker, CaseResult, Context, Failure, Fixture, Setup, ensure, ensure_eq,
-    orders::order,
-};
-use event_core::{Error, ErrorKind, Transport};
+use event_conformance::{Authority, Broker, CaseResult, Failure, ensure, ensure_eq, faults};
+use event_core::{Error, ErrorKind};
 use event_kafka::KafkaTransport;
+
+use crate::stage::KAFKA;
 
 /// The ports of a Kafka that is secured.
 struct Secured {
@@ -83,26 +81,9 @@ async fn secure(authority: &Authority, broker: &Broker) -> CaseResult<Secured> {
     })
 }
 
-struct Connected(String);
-
-#[async_trait]
-impl Fixture for Connected {
-    async fn connect(&self) -> event_core::Result<Arc<dyn Transport>> {
-        Ok(Arc::new(KafkaTransport::connect(&self.0).await?))
-    }
-}
-
 /// Publishes an order and consumes it.
 async fn carries_an_order(url: &str, prefix: &str) -> CaseResult {
-    let url = url.to_owned();
-    let setup = Setup::new(move |_| Connected(url.clone()));
-    let cx = Context::open(&setup, prefix).await?;
-    let mut consumer = cx.consumer("billing_order").await?;
-    let published = order(7).publish(cx.bus()).await?;
-    let delivery = consumer.next().await?;
-    ensure_eq!(delivery.message().id(), &published.id, "the order");
-    consumer.ack(&delivery).await?;
-    cx.clean_up().await
+    faults::carries_an_order(&KAFKA.context(url, prefix).await?).await
 }
 
 /// What a connection fails with that must not be made; with all its causes.

@@ -1,21 +1,14 @@
 //! What happens to connections: cut, silent, killed with the server or without it.
 
-use std::{
-    cell::Cell,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use event_conformance::{
-    Act, Broker, CaseResult, Failure, Ledger, done, ensure, ensure_eq, faults, length,
-    orders::order, publish,
+    Act, Broker, CaseResult, Ledger, done, ensure, ensure_eq, faults, length, orders::order,
+    publish,
 };
-use event_core::ErrorKind;
-use tokio::{runtime::Handle, time::interval};
+use tokio::runtime::Handle;
 
 use crate::stage::{Admin, key, nothing, on_own_redis, on_redis};
-
-/// How long past its deadline a publish may end, on a busy machine.
-const SLACK: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_01_the_server_is_killed_while_all_publish_and_consume() -> CaseResult {
@@ -37,56 +30,21 @@ async fn to_disk(admin: Admin) -> CaseResult {
 }
 
 async fn kills(name: &str, kills: u32) -> CaseResult {
-    const DEADLINE: Duration = Duration::from_secs(5);
-    const BATCH: u64 = 20;
     on_own_redis(name, nothing, async |at, broker: &Broker| {
-        let cx = &at.direct;
-        let desk = cx.desk();
-        let queue = cx.queue("billing_order", &desk).prefetch(100);
-        let _running = cx.start(&cx.process().await?, queue).await?;
-        let bus = cx.process().await?.with_publish_deadline(DEADLINE);
-        let ledger = Ledger::new();
-        let confirmed = || ledger.balance(&[]).confirmed;
-        for kill in 0..kills {
-            let over = Cell::new(false);
-            let publishing = async {
-                let mut tick = interval(Duration::from_millis(10));
-                let mut id = u64::from(kill) * 1_000_000;
-                while !over.get() {
-                    tick.tick().await;
-                    let orders: Vec<_> = (0..BATCH).map(|n| order(id + n)).collect();
-                    id += BATCH;
-                    let begin = Instant::now();
-                    ledger.publish_all(&bus, &orders).await;
-                    let took = begin.elapsed();
-                    ensure!(took < DEADLINE + SLACK, "a publish took {took:?}");
-                }
-                Ok(())
-            };
-            let killing = async {
-                let some = |before| {
-                    cx.until("some publishes", move || {
-                        let more = confirmed() >= before + 200;
-                        async move { Ok(more) }
-                    })
-                };
-                to_disk(Admin::of(at).await?).await?;
-                some(confirmed()).await?;
-                broker.kill().await?;
-                broker.restart().await?;
-                some(confirmed()).await?;
-                over.set(true);
-                Ok::<_, Failure>(())
-            };
-            tokio::try_join!(publishing, killing)?;
-        }
+        let kill = async || {
+            broker.kill().await?;
+            broker.restart().await?;
+            to_disk(Admin::of(at).await?).await
+        };
+        let beat = Duration::from_millis(10);
+        let (ledger, desk, _running) = faults::the_broker_is_killed(at, kills, beat, kill).await?;
         // Not by the balance, which is long by now, after each of them.
         let (admin, stream) = (Admin::of(at).await?, key(at, "stream", "billing_order"));
         let empty = || async { Ok(admin.ask::<u64>(&format!("XLEN {stream}")).await? == 0) };
-        cx.until("everything to be handled", empty).await?;
+        at.direct.until("everything to be handled", empty).await?;
         let balance = ledger.balance(&desk.seen());
         eprintln!("{name}: {balance}");
-        let in_flight = usize::try_from(kills)? * (100 + usize::try_from(BATCH)?);
+        let in_flight = usize::try_from(kills)? * 120;
         ensure!(
             balance.duplicated <= in_flight,
             "{balance}, {in_flight} were in flight"
@@ -99,62 +57,14 @@ async fn kills(name: &str, kills: u32) -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_03_a_connection_cut_between_publish_and_confirm() -> CaseResult {
     on_redis("fault_03", async |at| {
-        let spec = at.direct.spec("billing_order", &["order.*.submit"])?;
-        at.direct.declare(&[&spec]).await?;
         let (stream, admin) = (key(at, "stream", "billing_order"), Admin::of(at).await?);
-        // So that the connection that publishes is there.
-        publish(at.cx.bus(), 1..=1).await?;
-
-        // The server has it, and its confirm is lost.
-        at.proxy.silence_replies(true);
-        let ledger = Ledger::new();
-        let publishing = ledger.publish(at.cx.bus(), order(2));
-        let cutting = async {
-            let stored = || async { Ok(admin.ask::<u64>(&format!("XLEN {stream}")).await? == 2) };
-            at.cx.until("the order to be stored", stored).await?;
-            at.proxy.cut();
-            at.proxy.silence_replies(false);
-            Ok::<_, Failure>(())
-        };
-        let (result, cut) = tokio::join!(publishing, cutting);
-        cut?;
-        may_fail(result.map(drop))?;
-
-        // The server does not have it.
-        at.is_up(at.cx.bus()).await?;
-        at.proxy.silence(true);
-        let publishing = ledger.publish(at.cx.bus(), order(3));
-        let cutting = async {
-            // Long enough for it to be written, which nothing here can see.
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            at.proxy.cut();
-            at.proxy.silence(false);
-        };
-        let (result, ()) = tokio::join!(publishing, cutting);
-        may_fail(result.map(drop))?;
-
-        let desk = at.direct.desk();
-        let queue = at.direct.queue("billing_order", &desk);
-        let _running = at.direct.start(at.direct.bus(), queue).await?;
-        let all = |seen: &[_]| ledger.balance(seen).lost == 0;
-        desk.until("what was confirmed", all).await?;
+        let length = format!("XLEN {stream}");
+        let stored = || admin.ask::<u64>(&length);
+        let ledger = faults::a_publish_is_cut(at, stored).await?;
         ensure!(ledger.balance(&[]).confirmed > 0, "nothing was confirmed");
         Ok(())
     })
     .await
-}
-
-/// A publish whose line was cut may end with an error that says so.
-fn may_fail(result: event_core::Result<()>) -> CaseResult {
-    match result {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            let expected = matches!(error.kind(), ErrorKind::Connection | ErrorKind::Timeout);
-            ensure!(expected, "a {:?}: {error}", error.kind());
-            ensure!(error.is_retryable(), "it may be tried again: {error}");
-            Ok(())
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -174,7 +84,7 @@ async fn fault_03_a_connection_cut_after_any_number_of_bytes() -> CaseResult {
             let bytes = usize::try_from(round)? * 3 % 180;
             at.proxy.cut_after(bytes);
             for result in ledger.publish_all(at.cx.bus(), &orders).await {
-                may_fail(result.map(drop))?;
+                faults::may_fail(result.map(drop))?;
             }
         }
         at.proxy.cut();

@@ -5,7 +5,7 @@ use std::{cell::Cell, error::Error as _, fs, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use event_conformance::{
     Authority, Balance, CaseResult, Context, Failure, Fixture, Ledger, Setup, ensure, ensure_eq,
-    orders::order,
+    faults, orders::order,
 };
 use event_core::{Error, ErrorKind, Transport};
 use event_redis::RedisTransport;
@@ -29,13 +29,7 @@ pub(crate) async fn context(url: &str, prefix: &str) -> CaseResult<Context> {
 
 /// Publishes an order and consumes it.
 async fn carries_an_order(url: &str) -> CaseResult {
-    let cx = context(url, "kinds.").await?;
-    let mut consumer = cx.consumer("billing_order").await?;
-    let published = order(7).publish(cx.bus()).await?;
-    let delivery = consumer.next().await?;
-    ensure_eq!(delivery.message().id(), &published.id, "the order");
-    consumer.ack(&delivery).await?;
-    cx.clean_up().await
+    faults::carries_an_order(&context(url, "kinds.").await?).await
 }
 
 #[tokio::test]
