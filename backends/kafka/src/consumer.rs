@@ -30,7 +30,7 @@ use self::{
     commits::{Commit, Job, run_commits},
     group::{Context, Leaving},
     lanes::{Lane, Source},
-    reading::EndAnswer,
+    reading::{EndAnswer, has_room},
 };
 use crate::{
     admin::Admin,
@@ -263,7 +263,7 @@ impl Thread {
             self.rebalance()?;
             self.identify();
             self.look_for_partitions()?;
-            self.reread();
+            self.reread()?;
             self.confirm();
             let is_busy = self.read()?;
             self.commit();
@@ -474,7 +474,11 @@ impl Thread {
     fn time_to_wait(&self) -> Duration {
         let now = Instant::now();
         let mut wait = Duration::from_millis(100);
-        for lane in &self.lanes {
+        let is_reading = {
+            let state = self.held.lock();
+            state.end.is_none() && has_room(state.ready())
+        };
+        for lane in self.lanes.iter().filter(|lane| is_reading && !lane.is_lost) {
             if let Some((due, ..)) = &lane.waiting
                 && let Some(due) = self.clock.reaches(*due)
             {
@@ -490,10 +494,11 @@ impl Thread {
     /// Tells the broker the last, leaves the group, and ends the client.
     fn end(mut self) {
         if self.is_ephemeral() {
-            let state = self.held.lock();
+            let mut state = self.held.lock();
             self.held.told(state.changes);
+            state.partitions.clear();
         } else {
-            let changes = {
+            {
                 let mut state = self.held.lock();
                 let is_crash = state.end == Some(End::Abandoned) && state.held() > 0;
                 for partition in &mut state.partitions {
@@ -504,29 +509,42 @@ impl Thread {
                     }
                 }
                 state.changes += 1;
-                state.urgent = true;
-                state.changes
-            };
-            let deadline = Instant::now() + LAST;
-            while self.held.told_up_to() < changes && Instant::now() < deadline {
-                self.take_what_is_lost();
-                if self.serve_events().is_err() {
-                    break;
-                }
-                self.commit();
-                self.held.signal.wait(Duration::from_millis(20));
             }
-            if self.held.lock().end != Some(End::Abandoned) {
-                self.mark();
-            }
+            self.tell_the_last();
         }
         self.leave();
-        // What is settled from now on is lost.
-        self.held.lock().partitions.clear();
         if let Some((commits, committing)) = self.commits.take() {
             drop(commits);
             // It holds the client too, and only the last one leaves the group. Its panic was reported where it happened.
             let _ = committing.join();
+        }
+        self.answer_what_is_open();
+    }
+
+    /// Tells the broker everything that is settled until it knows all of it. What is settled from then on is lost.
+    fn tell_the_last(&mut self) {
+        let deadline = Instant::now() + LAST;
+        loop {
+            let mut state = self.held.lock();
+            if self.held.told_up_to() >= state.changes || Instant::now() >= deadline {
+                let marks = match state.end {
+                    Some(End::Abandoned) => Vec::new(),
+                    _ => self.marks(&state),
+                };
+                state.partitions.clear();
+                drop(state);
+                self.note(&marks);
+                return;
+            }
+            state.urgent = true;
+            drop(state);
+            self.take_what_is_lost();
+            if self.serve_events().is_err() {
+                self.held.lock().partitions.clear();
+                return;
+            }
+            self.commit();
+            self.held.signal.wait(Duration::from_millis(20));
         }
     }
 }

@@ -6,6 +6,7 @@
 //! the lease for each rebalance, and three seconds for the first.
 
 mod groups;
+mod producers;
 
 use std::{
     collections::{BTreeSet, VecDeque},

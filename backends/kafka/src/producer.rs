@@ -160,7 +160,6 @@ struct Counted {
 struct Running {
     client: BaseProducer<Reports>,
     waiting: Mutex<VecDeque<Waiting>>,
-    stop: AtomicBool,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
@@ -171,6 +170,8 @@ struct Reports {
     is_alone: bool,
     /// The client met something that ends it.
     broken: AtomicBool,
+    /// It is to end when everything was answered.
+    stop: AtomicBool,
 }
 
 impl Producer {
@@ -347,7 +348,10 @@ impl Producer {
         };
         if ready.is_narrow.is_none() {
             let largest = self.admin.largest(&ready.topic).await;
-            let is_narrow = largest.is_none_or(|largest| largest < batch(&self.endpoints));
+            let most = batch(&self.endpoints);
+            // What is larger than a batch was alone in it, and says nothing of batches.
+            let is_narrow =
+                largest.map_or_else(|| wire::size(order.item()) < most, |largest| largest < most);
             if is_narrow {
                 tracing::warn!(
                     target: "switchboard", topic = %ready.topic, largest,
@@ -359,7 +363,8 @@ impl Producer {
                 ready.is_narrow = Some(is_narrow);
             }
         }
-        if let Some(alone) = self.alone() {
+        // Of one that is closing nobody would hear any more.
+        if let Some(alone) = self.alone().filter(|alone| !alone.is_stopping()) {
             alone.publish(&ready.topic, order);
         }
     }
@@ -406,7 +411,7 @@ impl Producer {
     fn running(&self) -> Option<Arc<Running>> {
         let mut slot = lock(&self.running);
         let running = slot.as_ref()?;
-        if running.client.context().broken.load(SeqCst) && !running.stop.load(SeqCst) {
+        if running.client.context().broken.load(SeqCst) && !running.is_stopping() {
             self.replace(&mut slot, false);
         }
         slot.clone()
@@ -414,7 +419,7 @@ impl Producer {
 
     /// The client for messages that go alone.
     fn alone(&self) -> Option<Arc<Running>> {
-        let is_over = self.running()?.stop.load(SeqCst);
+        let is_over = self.running()?.is_stopping();
         let mut slot = lock(&self.alone);
         let is_broken = |running: &Arc<Running>| running.client.context().broken.load(SeqCst);
         if !is_over && slot.as_ref().is_none_or(is_broken) {
@@ -566,13 +571,13 @@ impl Running {
             desk: desk.clone(),
             is_alone,
             broken: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
         };
         let client = BaseProducer::from_config_and_context(&config, reports)
             .map_err(|error| error::of("start a producer", &error))?;
         let running = Arc::new(Self {
             client,
             waiting: Mutex::default(),
-            stop: AtomicBool::new(false),
             thread: Mutex::default(),
         });
         let of = running.clone();
@@ -586,7 +591,7 @@ impl Running {
         loop {
             self.client.poll(TICK);
             self.send_waiting();
-            let over = self.stop.load(SeqCst) && lock(&self.waiting).is_empty();
+            let over = self.is_stopping() && lock(&self.waiting).is_empty();
             // Whatever is left has an end: a message is not tried for ever.
             if over && self.client.in_flight_count() == 0 {
                 return;
@@ -594,8 +599,12 @@ impl Running {
         }
     }
 
+    fn is_stopping(&self) -> bool {
+        self.client.context().stop.load(SeqCst)
+    }
+
     fn stop(&self) {
-        self.stop.store(true, SeqCst);
+        self.client.context().stop.store(true, SeqCst);
     }
 
     fn send_waiting(&self) {
@@ -721,11 +730,33 @@ impl Reports {
     }
 
     fn failed(&self, sent: Sent, code: Code) {
-        if code == Code::Fatal || code == Code::Fenced {
+        // Unless it is told to end, a client gives up messages only when it has met something that ends it.
+        let is_over = match code {
+            Code::Fatal | Code::Fenced => true,
+            Code::PurgeQueue | Code::PurgeInflight => {
+                self.broken.load(SeqCst) || !self.stop.load(SeqCst)
+            }
+            _ => false,
+        };
+        if is_over {
             self.broken.store(true, SeqCst);
         }
         match sent {
+            // Nobody closed it: that it was given up with its client passes.
+            Sent::Record(answer) if is_over => _ = answer.send(Err(Code::Fatal)),
             Sent::Record(answer) => _ = answer.send(Err(code)),
+            Sent::Message(order) if is_over => {
+                let may = match code {
+                    Code::PurgeInflight => "may have been",
+                    _ => "was not",
+                };
+                let text = format!(
+                    "cannot publish {}: the producer met an error that ended it, and was replaced; the message {may} \
+                     stored",
+                    order.item().address()
+                );
+                order.finish(Err(Error::retryable(ErrorKind::Connection, text)));
+            }
             Sent::Message(order) if error::says_gone(code) && order.deadline() > Instant::now() => {
                 self.desk.hand(Late::Homeless(order));
             }

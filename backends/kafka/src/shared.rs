@@ -132,11 +132,10 @@ impl Shared {
             .iter()
             .filter_map(Weak::upgrade)
             .collect();
-        let given_back = timeout_at(
-            deadline,
-            join_all(subscriptions.iter().map(|held| held.close())),
-        );
-        let (given_back, flushed) = tokio::join!(given_back, self.producer.close(deadline));
+        let given_back = join_all(subscriptions.iter().map(|held| held.close()));
+        let given_back = timeout_at(deadline, given_back).await;
+        // After that: subscriptions note how far they are.
+        let flushed = self.producer.close(deadline).await;
         self.registry.stop();
         self.health.set(ConnectionState::Closed);
         if given_back.is_ok() && flushed {

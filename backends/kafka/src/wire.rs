@@ -1,5 +1,7 @@
 //! A message as a record of Kafka, and back.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use bytes::BytesMut;
 use event_core::{Address, Bytes, ExchangeName, Message, RoutingKey};
 use rdkafka::{
@@ -69,10 +71,16 @@ pub(crate) fn key<'m>(record: &'m BorrowedMessage<'_>) -> Option<&'m str> {
 }
 
 fn find<'h>(headers: &'h BorrowedHeaders, name: &str) -> Option<&'h [u8]> {
+    let mut headers = (0..headers.count()).filter_map(|at| header(headers, at));
     headers
-        .iter()
         .find(|header| header.key == name)
         .and_then(|header| header.value)
+}
+
+/// A header whose name is text. At any other the client panics, and programs in other languages may write them.
+fn header(headers: &BorrowedHeaders, at: usize) -> Option<Header<'_, &[u8]>> {
+    let look = AssertUnwindSafe(|| headers.try_get(at));
+    catch_unwind(look).unwrap_or(None)
 }
 
 /// Of so many messages in a row that have one address, it is the same in memory. Its count is written to by whoever
@@ -147,7 +155,7 @@ impl Reading {
         let count = headers.count();
         let mut others = Vec::with_capacity(count);
         let (mut exchange, mut kind, mut content_type) = (None, None, "");
-        for header in (0..count).filter_map(|at| headers.try_get(at)) {
+        for header in (0..count).filter_map(|at| header(headers, at)) {
             let text = || {
                 header
                     .value

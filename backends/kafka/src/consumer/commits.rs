@@ -13,7 +13,9 @@ use rdkafka::{
 };
 
 use super::{Client, Kind, Source, Thread};
-use crate::{error, partition::Partition, signal::Signal, table::Fact, topology};
+use crate::{
+    error, partition::Partition, signal::Signal, subscription::State, table::Fact, topology,
+};
 
 /// How often the broker is told what is done, when nothing is urgent.
 const COMMIT: Duration = Duration::from_millis(200);
@@ -155,6 +157,9 @@ impl Thread {
 
     /// How long until there is something to tell the broker.
     pub(super) fn next_commit(&self) -> Option<Duration> {
+        if self.is_ephemeral() {
+            return None;
+        }
         let state = self.held.lock();
         if self.commit.under_way.is_some() || !state.partitions.iter().any(Partition::has_changed) {
             return None;
@@ -258,28 +263,34 @@ impl Thread {
     }
 
     /// Notes how far the partitions are, for when what is committed has expired.
-    pub(super) fn mark(&mut self) {
+    fn mark(&mut self) {
         self.marked_at = Instant::now();
+        let marks = self.marks(&self.held.lock());
+        self.note(&marks);
+    }
+
+    /// How far the partitions are.
+    pub(super) fn marks(&self, state: &State) -> Vec<Fact> {
         let Kind::Durable { life } = &self.kind else {
-            return;
+            return Vec::new();
         };
-        let state = self.held.lock();
         let mut facts = Vec::new();
         for lane in &self.lanes {
-            let partition = state
-                .partitions
-                .iter()
-                .find(|of| of.generation() == lane.generation);
+            let mut partitions = state.partitions.iter();
+            let partition = partitions.find(|of| of.generation() == lane.generation);
             if let (Source::Exchange(..), Some(partition)) = (&lane.source, partition) {
                 let (topic, number) = (lane.topic.as_str(), lane.partition);
                 let mark = partition.mark();
                 facts.push(Fact::mark(&self.queue, life, topic, number, &mark));
             }
         }
-        drop(state);
+        facts
+    }
+
+    /// Writes to the topology topic without waiting for it: what is not stored is made up for later.
+    pub(super) fn note(&self, facts: &[Fact]) {
         let topic = self.registry.topic();
         let records = facts.iter().map(|fact| topology::record(topic, fact));
-        // One that is not stored is made up for by the next.
         drop(self.producer.send(records.collect()));
     }
 }

@@ -301,7 +301,8 @@ impl Thread {
                 target: "switchboard", queue = %self.queue, topic, partition, offset = start.offset, end = high,
                 "the topic ends before what was read of it: it was deleted and made again; it is read from its beginning"
             );
-            return Progress::at(low);
+            // Still as of the old topic: who learns that it is another renews the bindings.
+            return Progress::at(low).of(Some(&start.topic));
         }
         if start.offset >= low {
             return start;
@@ -459,7 +460,7 @@ impl Thread {
     ///
     /// Its last partitions are taken away then, and it leaves only if that is answered after the client was told to
     /// end: the answer to anything before would have it stop reading first, and the end not wait for that. So what is
-    /// open stays without an answer, and nothing is polled from here on.
+    /// open is answered at the very end, and nothing is polled from here on.
     pub(super) fn leave(&mut self) {
         let context = self.client.context().clone();
         context.inline.store(true, SeqCst);
@@ -472,6 +473,18 @@ impl Thread {
         }
         // Who has no partitions leaves with this.
         self.client.unsubscribe();
+    }
+
+    /// Answers a rebalance that is open, at the very end: the client waits for that, and asks again only for partitions
+    /// that it still has. It is told to end first, and then takes any answer for giving up everything.
+    pub(super) fn answer_what_is_open(&self) {
+        if self.is_ephemeral() || !self.is_rebalancing() {
+            return;
+        }
+        if let Err(error) = self.client.close_queue() {
+            tracing::debug!(target: "switchboard", queue = %self.queue, %error, "a consumer ended already");
+        }
+        answer(&self.client, true, &TopicPartitionList::new());
     }
 
     /// Waits until the group has agreed: the client does not leave while it joins, and the others would wait for it

@@ -7,7 +7,7 @@ use rdkafka::consumer::Consumer as _;
 use smol_str::SmolStr;
 
 use super::{Kind, Source, Thread};
-use crate::{shared::lock, table::Fact, topology};
+use crate::{shared::lock, table::Fact};
 
 /// The topic and the id that a line of the client's log is about.
 pub(super) fn of_line(line: &str) -> Option<(SmolStr, SmolStr)> {
@@ -53,10 +53,10 @@ impl Thread {
         let new = topics
             .iter()
             .filter(|(topic, id)| parts.topics.get(&**topic).is_none_or(|known| known != id))
-            .map(|(topic, id)| Fact::topic(&self.queue, life, topic, id))
-            .map(|fact| topology::record(self.registry.topic(), &fact));
+            .map(|(topic, id)| Fact::topic(&self.queue, life, topic, id));
+        let new: Vec<_> = new.collect();
         // Until it is stored, the commits say it.
-        drop(self.producer.send(new.collect()));
+        self.note(&new);
     }
 
     /// The id of a topic that is not the one that a partition was of.

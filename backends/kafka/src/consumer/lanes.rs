@@ -213,7 +213,7 @@ impl Thread {
     }
 
     /// Reads again what was given back, and looks at partitions whose reading failed.
-    pub(super) fn reread(&mut self) {
+    pub(super) fn reread(&mut self) -> Result<()> {
         let mut again = Vec::new();
         let mut state = self.held.lock();
         let is_ending = state.end.is_some();
@@ -232,17 +232,16 @@ impl Thread {
         }
         // In the middle of a rebalance that would be taken for its answer.
         if self.is_rebalancing() {
-            return;
+            return Ok(());
         }
         let lost = self.lanes.iter().filter(|lane| lane.is_lost);
         let lost: Vec<_> = lost.map(|lane| lane.generation).collect();
         if lost.is_empty() || self.restored_at.elapsed() < Duration::from_millis(100) {
-            return;
+            return Ok(());
         }
         self.restored_at = Instant::now();
-        for generation in lost {
-            self.restore(generation);
-        }
+        lost.into_iter()
+            .try_for_each(|generation| self.restore(generation))
     }
 
     pub(super) fn seek(&mut self, generation: u64, offset: i64) {
@@ -269,13 +268,13 @@ impl Thread {
     }
 
     /// Takes a partition up anew, where it was, or where it begins if that is not there any more.
-    fn restore(&mut self, generation: u64) {
+    fn restore(&mut self, generation: u64) -> Result<()> {
         let Some(at) = self
             .lanes
             .iter()
             .position(|lane| lane.generation == generation)
         else {
-            return;
+            return Ok(());
         };
         let lane = &self.lanes[at];
         let place = (lane.topic.to_string(), lane.partition);
@@ -286,10 +285,10 @@ impl Thread {
             .and_then(|low| Ok((low, self.bounds(&one, Offset::End)?)));
         let Ok((low, high)) = bounds else {
             // Nobody answers: it is asked again.
-            return;
+            return Ok(());
         };
         let (Some(low), Some(high)) = (low.get(&place).copied(), high.get(&place).copied()) else {
-            return;
+            return Ok(());
         };
         let is_retry = matches!(lane.source, Source::Retry(_));
         let exchange = match &lane.source {
@@ -299,7 +298,7 @@ impl Thread {
         let progress = {
             let mut state = self.held.lock();
             let Some(partition) = state.partition(generation) else {
-                return;
+                return Ok(());
             };
             // It did not end anybody.
             partition.let_go();
@@ -313,7 +312,7 @@ impl Thread {
             && let Err(error) = self.renew(&exchange)
         {
             tracing::warn!(target: "switchboard", queue = %self.queue, %error, "it is tried again");
-            return;
+            return Ok(());
         }
         let progress = match another {
             Some(id) => {
@@ -325,6 +324,11 @@ impl Thread {
             }
             None => self.within(progress, &place, low, high, is_retry),
         };
+        // One that came meanwhile would be answered by this.
+        self.serve_events()?;
+        if self.is_rebalancing() {
+            return Ok(());
+        }
         self.unassign(&one);
         let mut lane = self.lanes.swap_remove(at);
         // With a generation of its own, so that nothing of before is taken for something of it.
@@ -340,5 +344,6 @@ impl Thread {
         if let Err(error) = self.open_alone(&lane.topic, lane.partition, source, progress) {
             tracing::warn!(target: "switchboard", queue = %self.queue, %error, "a partition is not read");
         }
+        Ok(())
     }
 }

@@ -21,7 +21,7 @@ const TURN_BYTES: usize = 1 << 20;
 const TURN: usize = 1_024;
 
 /// Whether more may be read while this much was read and not handed out.
-fn has_room((messages, bytes): (usize, usize)) -> bool {
+pub(super) fn has_room((messages, bytes): (usize, usize)) -> bool {
     messages < READY.0 && bytes < READY.1
 }
 
@@ -67,11 +67,12 @@ impl Thread {
                 .lock()
                 .partition(generation)
                 .map(|of| of.ready().0);
-            is_busy |= self.read_lane(at, &mut batch, share.saturating_sub(has.unwrap_or(0)));
+            let has_more = self.read_lane(at, &mut batch, share.saturating_sub(has.unwrap_or(0)));
             if let Some(error) = batch.error.take() {
                 self.met(&error)?;
             }
             if batch.records.is_empty() {
+                is_busy |= has_more;
                 continue;
             }
             let mut state = self.held.lock();
@@ -97,6 +98,8 @@ impl Thread {
                 }
             }
             partition.tidy();
+            // Without room it is woken when some of it was taken.
+            is_busy |= has_more && partition.ready().0 < share;
             let is_short = partition.is_short();
             ready = state.ready();
             state.changes += 1;
@@ -130,7 +133,6 @@ impl Thread {
             return false;
         }
         let mut bytes = 0;
-        let before = batch.records.len();
         for _ in 0..TURN.min(room) {
             if bytes > TURN_BYTES {
                 break;
@@ -170,8 +172,7 @@ impl Thread {
             }
         }
         lane.filled.store(true, SeqCst);
-        // Without room it is woken when some of it was taken.
-        batch.records.len() - before < room
+        room > 0
     }
 
     /// Asks whether bindings are known that might let in what none did.

@@ -153,9 +153,9 @@ async fn a_queue_whose_commits_are_gone_and_that_noted_nothing_begins_where_it_w
     without_commits("commits_gone", crash, 10).await
 }
 
-/// The topic of a queue that is down is deleted and made again, and holds more than was read of the old one when the
-/// queue is back. So many orders were published before it was declared.
-async fn another_topic_meanwhile(name: &str, before: u64) -> CaseResult {
+/// The topic of a queue that is down is deleted and made again. So many orders were published before it was declared, and
+/// so many are in the new topic when it is back; it read five.
+async fn another_topic_meanwhile(name: &str, before: u64, after: u64) -> CaseResult {
     on_kafka_with(name, OPTIONS, async |at| {
         if before > 0 {
             let first = at.direct.spec("audit_order", &["order.*.submit"])?;
@@ -171,11 +171,9 @@ async fn another_topic_meanwhile(name: &str, before: u64) -> CaseResult {
         running.shutdown().await?;
         let (admin, topic) = (Admin::of(at)?, at.name("order"));
         admin.delete_topic_for_good(at, &topic).await?;
-        let ledger = publish(at.direct.bus(), 2_001..=2_000 + before + 50).await?;
-        let stored = || async { Ok(admin.stored(&topic).await? > i64::try_from(before + 5)?) };
-        at.direct
-            .until("more than before to be stored", stored)
-            .await?;
+        let ledger = publish(at.direct.bus(), 2_001..=2_000 + after).await?;
+        let stored = || async { Ok(admin.stored(&topic).await? >= i64::try_from(after)?) };
+        at.direct.until("all of it to be stored", stored).await?;
         let process = at.direct.process().await?;
         let _running = at.direct.start(&process, queue()).await?;
         let all = |seen: &[_]| ledger.balance(seen).lost == 0;
@@ -186,11 +184,17 @@ async fn another_topic_meanwhile(name: &str, before: u64) -> CaseResult {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_is_down_misses_nothing_of_a_topic_that_is_made_anew() -> CaseResult {
-    another_topic_meanwhile("anew", 0).await
+    another_topic_meanwhile("anew", 0, 50).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_was_declared_late_misses_nothing_of_a_topic_that_is_made_anew() -> CaseResult
 {
-    another_topic_meanwhile("anew_late", 20).await
+    another_topic_meanwhile("anew_late", 20, 70).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_made_anew_and_shorter_is_read_from_its_beginning() -> CaseResult {
+    // It ends behind where the queue was declared, and before what the queue had read.
+    another_topic_meanwhile("anew_shorter", 20, 22).await
 }
