@@ -205,6 +205,13 @@ impl State {
             .find(|partition| partition.generation() == generation)
     }
 
+    /// The same to look at.
+    pub(crate) fn look_at(&self, generation: u64) -> Option<&Partition> {
+        self.partitions
+            .iter()
+            .find(|partition| partition.generation() == generation)
+    }
+
     /// How much was read and not handed out: messages, and bytes of them.
     pub(crate) fn ready(&self) -> (usize, usize) {
         let ready = self.partitions.iter().map(Partition::ready);

@@ -21,12 +21,9 @@ use crate::{
 /// How much later something may be than it should, on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// How long publishes have while a broker is killed again and again.
-const DEADLINE: Duration = Duration::from_secs(5);
-
-/// Fault 1: a broker is killed and comes back while all publish and consume, so many times; each publish ends in time.
-/// Twenty orders are published with each beat, and a hundred at most are held. What is left of them is being handled:
-/// answers what was published, who handles it, and the service, which ends when it is dropped.
+/// Fault 1: a broker is killed and comes back while all publish and consume, so many times; each publish ends by its deadline.
+/// Twenty orders are published with each beat, and a hundred at most are held. The kill is told what was published so far
+/// and who handles it. What is left of them is being handled: answers both, and the service, which ends when it is dropped.
 ///
 /// # Errors
 /// The backend does otherwise, or the broker does not come back.
@@ -34,16 +31,16 @@ pub async fn the_broker_is_killed(
     at: &Stage,
     kills: u32,
     beat: Duration,
-    kill: impl AsyncFn() -> CaseResult,
+    deadline: Duration,
+    kill: impl AsyncFn(&Ledger, &Desk) -> CaseResult,
 ) -> CaseResult<(Ledger, Desk, Running)> {
     const BATCH: u64 = 20;
     let cx = &at.direct;
     let desk = cx.desk();
     let queue = cx.queue("billing_order", &desk).prefetch(100);
     let running = cx.start(&cx.process().await?, queue).await?;
-    let bus = cx.process().await?.with_publish_deadline(DEADLINE);
+    let bus = cx.process().await?.with_publish_deadline(deadline);
     let ledger = Ledger::new();
-    let confirmed = || ledger.balance(&[]).confirmed;
     for round in 0..kills {
         let over = Cell::new(false);
         let publishing = async {
@@ -56,26 +53,33 @@ pub async fn the_broker_is_killed(
                 let begin = Instant::now();
                 ledger.publish_all(&bus, &orders).await;
                 let took = begin.elapsed();
-                ensure!(took < DEADLINE + SLACK, "a publish took {took:?}");
+                ensure!(took < deadline + SLACK, "a publish took {took:?}");
             }
             Ok(())
         };
         let killing = async {
-            let some = |before| {
-                cx.until("some publishes", move || {
-                    let more = confirmed() >= before + 200;
-                    async move { Ok(more) }
-                })
-            };
-            some(confirmed()).await?;
-            kill().await?;
-            some(confirmed()).await?;
+            confirms_more(at, &ledger).await?;
+            kill(&ledger, &desk).await?;
+            confirms_more(at, &ledger).await?;
             over.set(true);
             Ok::<_, Failure>(())
         };
         tokio::try_join!(publishing, killing)?;
     }
     Ok((ledger, desk, running))
+}
+
+/// Waits until 200 publishes more are confirmed.
+///
+/// # Errors
+/// They are not.
+pub async fn confirms_more(at: &Stage, ledger: &Ledger) -> CaseResult {
+    let before = ledger.balance(&[]).confirmed;
+    let more = || {
+        let more = ledger.balance(&[]).confirmed >= before + 200;
+        async move { Ok(more) }
+    };
+    at.direct.until("some publishes", more).await
 }
 
 /// Fault 3: a connection is cut when the broker has a message and its confirmation is lost, and before it has it. How many

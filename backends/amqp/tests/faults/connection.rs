@@ -28,13 +28,15 @@ async fn fault_01_the_broker_is_killed_again_and_again() -> CaseResult {
 async fn kills(name: &str, kills: u32) -> CaseResult {
     let nothing = async |_: &_| Ok(());
     on_own_rabbitmq(name, nothing, async |at, broker| {
-        let kill = async || {
+        let kill = async |_: &_, _: &_| {
             broker.kill().await?;
             broker.restart().await?;
             elect(broker, &at.name("billing_order")).await
         };
         let beat = Duration::from_millis(25);
-        let (ledger, desk, _running) = faults::the_broker_is_killed(at, kills, beat, kill).await?;
+        let deadline = Duration::from_secs(5);
+        let killed = faults::the_broker_is_killed(at, kills, beat, deadline, kill);
+        let (ledger, desk, _running) = killed.await?;
         let all = |seen: &[_]| ledger.balance(seen).lost == 0;
         let balance = desk.until("all that was confirmed", all).await;
         let balance = ledger.balance(&balance.unwrap_or_else(|_| desk.seen()));

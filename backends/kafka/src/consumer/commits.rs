@@ -39,10 +39,10 @@ struct UnderWay {
 
 /// Something to commit: that waits for the broker, and so has a thread of its own.
 pub(super) struct Job {
-    pub(super) offsets: TopicPartitionList,
+    offsets: TopicPartitionList,
     /// A result for each.
-    pub(super) told: mpsc::Sender<Vec<Result<(), KafkaError>>>,
-    pub(super) signal: Arc<Signal>,
+    told: mpsc::Sender<Vec<Result<(), KafkaError>>>,
+    signal: Arc<Signal>,
 }
 
 /// Commits, one job after the other, until nobody has any more.
@@ -234,10 +234,7 @@ impl Thread {
         let mut before = TopicPartitionList::new();
         let state = self.held.lock();
         for lane in &self.lanes {
-            let partition = state
-                .partitions
-                .iter()
-                .find(|of| of.generation() == lane.generation);
+            let partition = state.look_at(lane.generation);
             let (Source::Retry(_), Some(partition)) = (&lane.source, partition) else {
                 continue;
             };
@@ -276,8 +273,7 @@ impl Thread {
         };
         let mut facts = Vec::new();
         for lane in &self.lanes {
-            let mut partitions = state.partitions.iter();
-            let partition = partitions.find(|of| of.generation() == lane.generation);
+            let partition = state.look_at(lane.generation);
             if let (Source::Exchange(..), Some(partition)) = (&lane.source, partition) {
                 let (topic, number) = (lane.topic.as_str(), lane.partition);
                 let mark = partition.mark();

@@ -134,11 +134,11 @@ fn unassign(client: &Client, partitions: &TopicPartitionList) -> Result<(), Kafk
 
 /// Partitions that go elsewhere when what is held of them is settled.
 pub(super) struct Leaving {
-    pub(super) partitions: TopicPartitionList,
-    pub(super) generations: Vec<u64>,
-    pub(super) until: Instant,
+    partitions: TopicPartitionList,
+    generations: Vec<u64>,
+    until: Instant,
     /// The change after which the broker knows what is done, and when that is given up.
-    pub(super) last: Option<(u64, Instant)>,
+    last: Option<(u64, Instant)>,
 }
 
 impl Thread {
@@ -245,8 +245,7 @@ impl Thread {
         let mut all = TopicPartitionList::new();
         let mut opened = Vec::new();
         for ((topic, partition), source, progress) in begun {
-            let known = |lane: &Lane| lane.topic == topic && lane.partition == partition;
-            if !self.lanes.iter().any(known) {
+            if !self.has(&topic, partition) {
                 let topic = SmolStr::from(topic);
                 let start = Offset::Offset(progress.offset);
                 opened.push(self.open_lane(&topic, partition, source, progress)?);

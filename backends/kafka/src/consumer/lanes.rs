@@ -68,6 +68,12 @@ impl Thread {
         admin::bounds(self.admin.asking(), asked)
     }
 
+    /// Whether it has begun with a partition.
+    pub(super) fn has(&self, topic: &str, partition: i32) -> bool {
+        let mut lanes = self.lanes.iter();
+        lanes.any(|lane| lane.topic == topic && lane.partition == partition)
+    }
+
     pub(super) fn source(&self, topic: &str) -> Source {
         let prefix = format!("{}.retry.", self.queue);
         let step = topic
@@ -199,8 +205,7 @@ impl Thread {
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let count = found.map_or(0, |found| found.partitions().len());
             for partition in 0..i32::try_from(count).unwrap_or(0) {
-                let known = |lane: &Lane| lane.topic == *topic && lane.partition == partition;
-                if !self.lanes.iter().any(known) {
+                if !self.has(topic, partition) {
                     new.push((exchange.clone(), topic.clone(), partition));
                 }
             }

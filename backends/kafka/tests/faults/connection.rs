@@ -25,12 +25,14 @@ async fn kills(name: &str, kills: u32) -> CaseResult {
     /// What is delivered between two commits, with the pause between two batches, and what is in its hands.
     const UNCOMMITTED: usize = 40 * 20 + 100;
     on_own_kafka(name, async |at, broker| {
-        let kill = async || {
+        let kill = async |_: &_, _: &_| {
             broker.kill().await?;
             Ok(broker.restart().await?)
         };
         let beat = Duration::from_millis(10);
-        let (ledger, desk, _running) = faults::the_broker_is_killed(at, kills, beat, kill).await?;
+        let deadline = Duration::from_secs(5);
+        let killed = faults::the_broker_is_killed(at, kills, beat, deadline, kill);
+        let (ledger, desk, _running) = killed.await?;
         let all = || async { Ok(ledger.balance(&desk.seen()).lost == 0) };
         at.direct.until("all that was confirmed", all).await?;
         let balance = ledger.balance(&desk.seen());

@@ -31,13 +31,15 @@ async fn to_disk(admin: Admin) -> CaseResult {
 
 async fn kills(name: &str, kills: u32) -> CaseResult {
     on_own_redis(name, nothing, async |at, broker: &Broker| {
-        let kill = async || {
+        let kill = async |_: &_, _: &_| {
             broker.kill().await?;
             broker.restart().await?;
             to_disk(Admin::of(at).await?).await
         };
         let beat = Duration::from_millis(10);
-        let (ledger, desk, _running) = faults::the_broker_is_killed(at, kills, beat, kill).await?;
+        let deadline = Duration::from_secs(5);
+        let killed = faults::the_broker_is_killed(at, kills, beat, deadline, kill);
+        let (ledger, desk, _running) = killed.await?;
         // Not by the balance, which is long by now, after each of them.
         let (admin, stream) = (Admin::of(at).await?, key(at, "stream", "billing_order"));
         let empty = || async { Ok(admin.ask::<u64>(&format!("XLEN {stream}")).await? == 0) };
