@@ -321,6 +321,8 @@ async fn pump(
         to.write_all(&buffer[..allowed]).await?;
         if allowed < ready {
             line.cut();
+            // Here, or the next piece would follow what was left out.
+            return Err(io::ErrorKind::ConnectionReset.into());
         }
         if read == 0 {
             return to.shutdown().await;
@@ -533,6 +535,25 @@ mod tests {
         assert_eq!(*got.borrow(), b"orderanother");
         // Once.
         says(&mut client(&proxy).await, b"a third order").await;
+    }
+
+    #[tokio::test]
+    async fn nothing_follows_a_cut() {
+        let (proxy, _got) = start().await;
+        for round in 0..20 {
+            let client = client(&proxy).await;
+            let (mut from, mut to) = client.into_split();
+            let most = PIECE + round;
+            proxy.cut_after(most);
+            let writing = tokio::spawn(async move { to.write_all(&[0; 40 * PIECE]).await });
+            let mut heard = Vec::new();
+            // Whatever of it is read before the reset.
+            let end = within(from.read_to_end(&mut heard)).await;
+            end.expect_err("the line was not cut");
+            let heard = heard.len();
+            assert!(heard <= most, "{heard} bytes of {most}");
+            let _ = writing.await.unwrap();
+        }
     }
 
     #[tokio::test]
