@@ -16,7 +16,8 @@ struct Secured {
     certificates: u16,
 }
 
-/// Has a broker listen on two ports more when it is started again. `billing` may do everything and `guest` nothing.
+/// Has a broker begin anew and listen on two ports more. `billing` and `shipping` may do everything, and `guest`
+/// nothing; the password of `shipping` stands in the broker's own data.
 async fn secure(authority: &Authority, broker: &Broker) -> CaseResult<Secured> {
     authority.sign("server", "localhost")?;
     authority.sign("client", "billing")?;
@@ -54,7 +55,11 @@ async fn secure(authority: &Authority, broker: &Broker) -> CaseResult<Secured> {
             "listener.name.certificates.ssl.client.auth",
             "required".to_owned(),
         ),
-        ("sasl.enabled.mechanisms", "PLAIN".to_owned()),
+        ("sasl.enabled.mechanisms", "PLAIN,SCRAM-SHA-512".to_owned()),
+        (
+            "listener.name.users.scram-sha-512.sasl.jaas.config",
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;".to_owned(),
+        ),
         (
             "listener.name.users.plain.sasl.jaas.config",
             "org.apache.kafka.common.security.plain.PlainLoginModule required user_billing=\"s3cr3t\" \
@@ -67,13 +72,17 @@ async fn secure(authority: &Authority, broker: &Broker) -> CaseResult<Secured> {
         ),
         (
             "super.users",
-            "User:ANONYMOUS;User:billing;User:CN=client".to_owned(),
+            "User:ANONYMOUS;User:billing;User:shipping;User:CN=client".to_owned(),
         ),
     ] {
         writeln!(more, "{name}={value}")?;
     }
-    fs::write(broker.folder().join("more.properties"), more)?;
+    let folder = broker.folder();
+    fs::write(folder.join("more.properties"), more)?;
+    let scram = "--add-scram SCRAM-SHA-512=[name=shipping,password=s3cr3t]";
+    fs::write(folder.join("more.format"), scram)?;
     broker.kill().await?;
+    fs::remove_file(folder.join("formatted"))?;
     broker.restart().await?;
     Ok(Secured {
         users,
@@ -131,6 +140,9 @@ async fn tls_and_users_need_trust_and_rights() -> CaseResult {
 
     carries_an_order(&url(user, "localhost", users, &ca), "user.").await?;
     carries_an_order(&url("", "localhost", certificates, &client), "client.").await?;
+    let scram = format!("{ca}&sasl.mechanisms=SCRAM-SHA-512");
+    let shipping = |password| url(&format!("shipping:{password}@"), "localhost", users, &scram);
+    carries_an_order(&shipping("s3cr3t"), "scram.").await?;
 
     let text = refused(&url(user, "localhost", users, "tls"), ErrorKind::Tls).await?;
     ensure!(text.contains("`cacertfile`"), "{text}");
@@ -141,6 +153,8 @@ async fn tls_and_users_need_trust_and_rights() -> CaseResult {
     let wrong = url("billing:s3cr3tly@", "localhost", users, &ca);
     let text = refused(&wrong, ErrorKind::Authentication).await?;
     ensure!(text.contains("`billing`"), "{text}");
+    let text = refused(&shipping("s3cr3tly"), ErrorKind::Authentication).await?;
+    ensure!(text.contains("`shipping`"), "{text}");
     let nobody = url("", "localhost", users, &ca);
     let text = refused(&nobody, ErrorKind::Connection).await?;
     ensure!(text.contains("wants a user"), "{text}");
