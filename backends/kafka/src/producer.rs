@@ -1,24 +1,18 @@
 //! Publishing: one idempotent producer, replaced when it ends.
 
+mod record;
+mod reports;
+mod running;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
-    sync::{
-        Arc, Mutex, Weak,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    thread,
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
-use event_core::{Address, Bytes, Error, ErrorKind, ExchangeName, Message, Order, Receipt, Result};
-use rdkafka::{
-    ClientContext, Message as _, Timestamp,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
-    error::{KafkaError, RDKafkaErrorCode as Code},
-    message::{BorrowedMessage, DeliveryResult, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
-};
+use event_core::{Error, ErrorKind, ExchangeName, Message, Order, Receipt, Result};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use smol_str::SmolStr;
 use tokio::{
     runtime::Handle,
@@ -26,79 +20,24 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
+pub(crate) use self::record::{Answered, Record, answer};
+use self::{
+    reports::Desk,
+    running::{Running, batch},
+};
 use crate::{
     admin::Admin,
-    client::{self, Health, PATIENCE},
+    client::{Health, PATIENCE},
     clock::BrokerClock,
-    error,
     registry::Registry,
     shared::lock,
-    table::Table,
     threads,
     url::Endpoints,
     wire,
 };
 
-/// How long a message is tried whose caller has given up.
-const MESSAGE_TIMEOUT: &str = "60000";
-
 /// What headers may add to the largest message.
 pub(crate) const HEADROOM: usize = 64 * 1024;
-
-/// How long the thread that takes reports waits at most before it looks for something else to do.
-const TICK: Duration = Duration::from_millis(50);
-
-/// A record for a topic of ours.
-#[derive(Debug, Default)]
-pub(crate) struct Record {
-    pub(crate) topic: SmolStr,
-    pub(crate) key: Option<SmolStr>,
-    /// Nothing takes back what was stored under the key before.
-    pub(crate) value: Option<Bytes>,
-    pub(crate) headers: Option<OwnedHeaders>,
-}
-
-impl Record {
-    /// A copy of a message, for a topic of its queue that is named later.
-    pub(crate) fn copy(message: &Message, key: Option<SmolStr>) -> Self {
-        Self {
-            topic: SmolStr::default(),
-            key,
-            value: Some(message.payload().clone()),
-            headers: Some(wire::copy_headers(message)),
-        }
-    }
-}
-
-/// The answer to a record: its offset.
-type Answer = oneshot::Sender<Result<i64, Code>>;
-
-/// Where the answer to a record arrives.
-pub(crate) type Answered = oneshot::Receiver<Result<i64, Code>>;
-
-/// The answer to a record; nothing when there is none at the deadline.
-pub(crate) async fn answer(
-    answered: &mut Answered,
-    deadline: Instant,
-) -> Option<Result<i64, Code>> {
-    match timeout_at(deadline, answered).await {
-        Ok(Ok(result)) => Some(result),
-        Ok(Err(_)) => Some(Err(Code::PurgeQueue)),
-        Err(_) => None,
-    }
-}
-
-/// What a delivery report is for.
-enum Sent {
-    Message(Order<Message>),
-    Record(Answer),
-}
-
-/// What the client has no room for at present.
-enum Waiting {
-    Message(SmolStr, Order<Message>),
-    Record(Record, Answer),
-}
 
 /// What is known of the topic of an exchange.
 enum Target {
@@ -131,6 +70,8 @@ enum Late {
 pub(crate) struct Producer {
     endpoints: Arc<Endpoints>,
     admin: Arc<Admin>,
+    registry: Arc<Registry>,
+    health: Arc<Health>,
     desk: Arc<Desk>,
     /// Nothing only while it is dropped.
     running: Mutex<Option<Arc<Running>>>,
@@ -138,40 +79,6 @@ pub(crate) struct Producer {
     alone: Mutex<Option<Arc<Running>>>,
     targets: Mutex<HashMap<ExchangeName, Target>>,
     runtime: Handle,
-}
-
-/// Where reports are worked on.
-struct Desk {
-    health: Arc<Health>,
-    clock: Arc<BrokerClock>,
-    registry: Arc<Registry>,
-    late: mpsc::UnboundedSender<Late>,
-    last: Mutex<Option<Counted>>,
-}
-
-/// What was counted last: most messages go where the one before went.
-struct Counted {
-    table: Arc<Table>,
-    address: Address,
-    queues: u32,
-}
-
-/// One client, and the thread that takes its reports.
-struct Running {
-    client: BaseProducer<Reports>,
-    waiting: Mutex<VecDeque<Waiting>>,
-    thread: Mutex<Option<thread::JoinHandle<()>>>,
-}
-
-/// Takes the reports of a client.
-struct Reports {
-    desk: Arc<Desk>,
-    /// Each record goes alone.
-    is_alone: bool,
-    /// The client met something that ends it.
-    broken: AtomicBool,
-    /// It is to end when everything was answered.
-    stop: AtomicBool,
 }
 
 impl Producer {
@@ -183,16 +90,12 @@ impl Producer {
         registry: &Arc<Registry>,
     ) -> Result<Arc<Self>> {
         let (late, received) = mpsc::unbounded_channel();
-        let desk = Arc::new(Desk {
-            health: health.clone(),
-            clock: clock.clone(),
-            registry: registry.clone(),
-            late,
-            last: Mutex::default(),
-        });
+        let desk = Arc::new(Desk::new(health, clock, registry, late));
         let producer = Arc::new(Self {
             endpoints: endpoints.clone(),
             admin: admin.clone(),
+            registry: registry.clone(),
+            health: health.clone(),
             running: Mutex::new(Some(Running::start(endpoints, &desk, false)?)),
             alone: Mutex::default(),
             desk,
@@ -286,10 +189,7 @@ impl Producer {
             return;
         };
         let topic = topic.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let client = running.client.client();
-            client.fetch_metadata(Some(&topic), PATIENCE).map(drop)
-        });
+        let looked = tokio::task::spawn_blocking(move || running.look_for(&topic));
         if let Ok(Err(error)) = looked.await {
             tracing::debug!(target: "switchboard", %error, "the producer does not find a topic yet");
         }
@@ -398,7 +298,7 @@ impl Producer {
 
     /// What to say of a message that has no answer at its deadline.
     pub(crate) fn late(&self) -> Error {
-        let text = match self.desk.health.is_down() {
+        let text = match self.health.is_down() {
             true => {
                 "Kafka cannot be reached, and the time to publish is over; the message may have been stored"
             }
@@ -411,7 +311,7 @@ impl Producer {
     fn running(&self) -> Option<Arc<Running>> {
         let mut slot = lock(&self.running);
         let running = slot.as_ref()?;
-        if running.client.context().broken.load(SeqCst) && !running.is_stopping() {
+        if running.is_broken() && !running.is_stopping() {
             self.replace(&mut slot, false);
         }
         slot.clone()
@@ -421,7 +321,7 @@ impl Producer {
     fn alone(&self) -> Option<Arc<Running>> {
         let is_over = self.running()?.is_stopping();
         let mut slot = lock(&self.alone);
-        let is_broken = |running: &Arc<Running>| running.client.context().broken.load(SeqCst);
+        let is_broken = |running: &Arc<Running>| running.is_broken();
         if !is_over && slot.as_ref().is_none_or(is_broken) {
             self.replace(&mut slot, true);
         }
@@ -456,10 +356,7 @@ impl Producer {
         let ended = tokio::task::spawn_blocking(move || {
             for running in clients {
                 running.stop();
-                if let Some(thread) = lock(&running.thread).take() {
-                    // Its panic was reported where it happened.
-                    let _ = thread.join();
-                }
+                running.join();
             }
         });
         timeout_at(deadline, ended).await.is_ok()
@@ -484,11 +381,7 @@ async fn work_late(producer: Weak<Producer>, mut received: mpsc::UnboundedReceiv
         let Some(producer) = producer.upgrade() else {
             return;
         };
-        let table = producer
-            .desk
-            .registry
-            .current(Instant::now() + PATIENCE)
-            .await;
+        let table = producer.registry.current(Instant::now() + PATIENCE).await;
         for late in batch.drain(..) {
             match (late, &table) {
                 (Late::Homeless(order), _) => producer.reopen(order),
@@ -533,271 +426,8 @@ fn unroutable(message: &Message) -> Error {
     )
 }
 
-/// The most bytes of a batch.
-fn batch(endpoints: &Endpoints) -> usize {
-    endpoints.max_message.min(1_000_000)
-}
-
-impl Running {
-    fn start(endpoints: &Endpoints, desk: &Arc<Desk>, is_alone: bool) -> Result<Arc<Self>> {
-        let mut config = endpoints.config();
-        let most = endpoints.max_message + HEADROOM;
-        for (name, value) in [
-            ("enable.idempotence", "true"),
-            ("acks", "all"),
-            // Keys land where the client of Java puts them.
-            ("partitioner", "murmur2_random"),
-            ("message.max.bytes", &most.to_string()),
-            // A batch that is larger than its topic allows fails with all that is in it.
-            ("batch.size", &batch(endpoints).to_string()),
-        ] {
-            config.set(name, value);
-        }
-        for (name, value) in [
-            ("message.timeout.ms", MESSAGE_TIMEOUT),
-            // The window is what makes it fast, not waiting for more.
-            ("linger.ms", "0"),
-            // Messages without a key go to all partitions, however few they are.
-            ("sticky.partitioning.linger.ms", "0"),
-        ] {
-            if config.get(name).is_none() {
-                config.set(name, value);
-            }
-        }
-        if is_alone {
-            config.set("batch.num.messages", "1");
-        }
-        let reports = Reports {
-            desk: desk.clone(),
-            is_alone,
-            broken: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-        };
-        let client = BaseProducer::from_config_and_context(&config, reports)
-            .map_err(|error| error::of("start a producer", &error))?;
-        let running = Arc::new(Self {
-            client,
-            waiting: Mutex::default(),
-            thread: Mutex::default(),
-        });
-        let of = running.clone();
-        let thread = threads::spawn("switchboard-publish", move || of.run())?;
-        *lock(&running.thread) = Some(thread);
-        Ok(running)
-    }
-
-    /// Takes reports until there are no more to come.
-    fn run(&self) {
-        loop {
-            self.client.poll(TICK);
-            self.send_waiting();
-            let over = self.is_stopping() && lock(&self.waiting).is_empty();
-            // Whatever is left has an end: a message is not tried for ever.
-            if over && self.client.in_flight_count() == 0 {
-                return;
-            }
-        }
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.client.context().stop.load(SeqCst)
-    }
-
-    fn stop(&self) {
-        self.client.context().stop.store(true, SeqCst);
-    }
-
-    fn send_waiting(&self) {
-        let mut waiting = lock(&self.waiting);
-        while let Some(next) = waiting.pop_front() {
-            let refused = match next {
-                Waiting::Message(topic, order) => self.try_publish(topic, order),
-                Waiting::Record(record, answer) => self.try_store(record, answer),
-            };
-            if let Some(refused) = refused {
-                waiting.push_front(refused);
-                return;
-            }
-        }
-    }
-
-    fn publish(&self, topic: &SmolStr, order: Order<Message>) {
-        let mut waiting = lock(&self.waiting);
-        if !waiting.is_empty() {
-            waiting.push_back(Waiting::Message(topic.clone(), order));
-        } else if let Some(refused) = self.try_publish(topic.clone(), order) {
-            waiting.push_back(refused);
-        }
-    }
-
-    fn store(&self, record: Record, answer: Answer) {
-        let mut waiting = lock(&self.waiting);
-        if !waiting.is_empty() {
-            waiting.push_back(Waiting::Record(record, answer));
-        } else if let Some(refused) = self.try_store(record, answer) {
-            waiting.push_back(refused);
-        }
-    }
-
-    /// Gives a message to the client, or back when it has no room.
-    fn try_publish(&self, topic: SmolStr, order: Order<Message>) -> Option<Waiting> {
-        let message = order.item();
-        let headers = wire::headers(message);
-        let (payload, key) = (
-            message.payload().clone(),
-            message.partition_key().map(SmolStr::new),
-        );
-        let sent = Box::new(Sent::Message(order));
-        let mut record: BaseRecord<'_, str, [u8], _> = BaseRecord::with_opaque_to(&topic, sent);
-        record = record.payload(&payload).headers(headers);
-        record.key = key.as_deref();
-        let Err((error, record)) = self.client.send(record) else {
-            return None;
-        };
-        match (code(&error), *record.delivery_opaque) {
-            (Code::QueueFull, Sent::Message(order)) => Some(Waiting::Message(topic, order)),
-            (code, sent) => {
-                self.client.context().failed(sent, code);
-                None
-            }
-        }
-    }
-
-    fn try_store(&self, record: Record, answer: Answer) -> Option<Waiting> {
-        let sent = Box::new(Sent::Record(answer));
-        let mut of: BaseRecord<'_, str, [u8], _> = BaseRecord::with_opaque_to(&record.topic, sent);
-        of.key = record.key.as_deref();
-        of.payload = record.value.as_deref();
-        of.headers = record.headers.clone();
-        let Err((error, of)) = self.client.send(of) else {
-            return None;
-        };
-        match (code(&error), *of.delivery_opaque) {
-            (Code::QueueFull, Sent::Record(answer)) => Some(Waiting::Record(record, answer)),
-            (code, sent) => {
-                self.client.context().failed(sent, code);
-                None
-            }
-        }
-    }
-}
-
 fn code(error: &KafkaError) -> Code {
     error.rdkafka_error_code().unwrap_or(Code::Unknown)
-}
-
-impl Desk {
-    fn hand(&self, late: Late) {
-        // The other end lives as long as the producer; afterwards, dropping it is an answer.
-        let _ = self.late.send(late);
-    }
-
-    /// How many queues take a message, as far as is known.
-    fn queues(&self, address: &Address) -> u32 {
-        let mut last = lock(&self.last);
-        let table = self.registry.table();
-        if let Some(counted) = &*last
-            && counted.address == *address
-            && Arc::ptr_eq(&counted.table, &table)
-        {
-            return counted.queues;
-        }
-        let queues = table.count(address.exchange(), address.key());
-        *last = Some(Counted {
-            table,
-            address: address.clone(),
-            queues,
-        });
-        queues
-    }
-}
-
-impl Reports {
-    fn stored(&self, sent: Sent, report: &BorrowedMessage<'_>) {
-        if let Timestamp::LogAppendTime(millis) = report.timestamp() {
-            self.desk.clock.heard(millis);
-        }
-        match sent {
-            Sent::Record(answer) => _ = answer.send(Ok(report.offset())),
-            Sent::Message(order) => match self.desk.queues(order.item().address()) {
-                0 => self.desk.hand(Late::Stored(order)),
-                queues => {
-                    let receipt = Receipt::new(order.item().id().clone(), Some(queues));
-                    order.finish(Ok(receipt));
-                }
-            },
-        }
-    }
-
-    fn failed(&self, sent: Sent, code: Code) {
-        // Unless it is told to end, a client gives up messages only when it has met something that ends it.
-        let is_over = match code {
-            Code::Fatal | Code::Fenced => true,
-            Code::PurgeQueue | Code::PurgeInflight => {
-                self.broken.load(SeqCst) || !self.stop.load(SeqCst)
-            }
-            _ => false,
-        };
-        if is_over {
-            self.broken.store(true, SeqCst);
-        }
-        match sent {
-            // Nobody closed it: that it was given up with its client passes.
-            Sent::Record(answer) if is_over => _ = answer.send(Err(Code::Fatal)),
-            Sent::Record(answer) => _ = answer.send(Err(code)),
-            Sent::Message(order) if is_over => {
-                let may = match code {
-                    Code::PurgeInflight => "may have been",
-                    _ => "was not",
-                };
-                let text = format!(
-                    "cannot publish {}: the producer met an error that ended it, and was replaced; the message {may} \
-                     stored",
-                    order.item().address()
-                );
-                order.finish(Err(Error::retryable(ErrorKind::Connection, text)));
-            }
-            Sent::Message(order) if error::says_gone(code) && order.deadline() > Instant::now() => {
-                self.desk.hand(Late::Homeless(order));
-            }
-            // It may be that only its neighbours in the batch are.
-            Sent::Message(order)
-                if error::says_too_large(code)
-                    && !self.is_alone
-                    && order.deadline() > Instant::now() =>
-            {
-                self.desk.hand(Late::TooLarge(order));
-            }
-            Sent::Message(order) => {
-                let what = format!("publish {}", order.item().address());
-                order.finish(Err(error::failed(&what, code)));
-            }
-        }
-    }
-}
-
-impl ClientContext for Reports {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        client::log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(Code::Fatal) {
-            self.broken.store(true, SeqCst);
-        }
-        self.desk.health.met(&error, reason);
-    }
-}
-
-impl ProducerContext for Reports {
-    type DeliveryOpaque = Box<Sent>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, sent: Box<Sent>) {
-        match result {
-            Ok(report) => self.stored(*sent, report),
-            Err((error, _)) => self.failed(*sent, code(error)),
-        }
-    }
 }
 
 impl fmt::Debug for Producer {
