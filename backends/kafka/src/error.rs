@@ -106,9 +106,9 @@ pub(crate) fn failed(what: &str, code: Code) -> Error {
             ErrorKind::Connection,
             "a broker cannot be reached; it is tried again by itself",
         ),
-        Code::BadMessage => (
+        Code::BadMessage | Code::Underflow => (
             ErrorKind::Connection,
-            "an answer of the broker's was cut off, so it may have been done",
+            "an answer of the broker's cannot be read, so it may have been done",
         ),
         Code::PurgeQueue | Code::PurgeInflight => return closed(),
         _ => (ErrorKind::Internal, "Kafka refused it"),
