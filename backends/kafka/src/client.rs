@@ -7,13 +7,13 @@ use std::{
 
 use event_core::ConnectionState;
 use rdkafka::{
-    ClientContext,
+    ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
 };
 use tokio::sync::watch;
 
-use crate::{shared::lock, signal::Signal};
+use crate::{shared::lock, signal::Signal, url::Endpoints};
 
 /// How long a request of the administration's may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -124,4 +124,13 @@ impl rdkafka::consumer::ConsumerContext for Context {}
 /// What the client logs is for people who look for something: what matters is an error somewhere.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     tracing::debug!(target: "switchboard", ?level, facility, "librdkafka: {message}");
+}
+
+/// The settings of a client that reads in no group.
+pub(crate) fn reading(endpoints: &Endpoints) -> ClientConfig {
+    let mut config = endpoints.config();
+    // The client wants one; nothing is committed, and no group is joined.
+    config.set("group.id", "switchboard");
+    config.set("enable.auto.commit", "false");
+    config
 }

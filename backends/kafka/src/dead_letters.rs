@@ -22,7 +22,7 @@ use smol_str::SmolStr;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use crate::{
-    client::{Context, PATIENCE},
+    client::{self, Context, PATIENCE},
     error, names,
     producer::Record,
     shared::Shared,
@@ -218,11 +218,8 @@ fn scan<T>(
     if from >= end {
         return Ok(start);
     }
-    let mut config = shared.endpoints.config();
+    let mut config = client::reading(&shared.endpoints);
     for (name, value) in [
-        // The client wants one; nothing is committed, and no group is joined.
-        ("group.id", "switchboard"),
-        ("enable.auto.commit", "false"),
         ("auto.offset.reset", "earliest"),
         ("isolation.level", "read_uncommitted"),
         ("enable.partition.eof", "true"),

@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     admin::{Admin, ends},
-    client::Context,
+    client::{self, Context},
     clock::BrokerClock,
     error,
     shared::lock,
@@ -197,17 +197,10 @@ impl Reading {
     }
 
     fn reader(endpoints: &Endpoints, admin: &Admin) -> Result<BaseConsumer<Context>> {
-        let mut config = endpoints.config();
-        for (name, value) in [
-            // The client wants one; nothing is committed, and no group is joined.
-            ("group.id", "switchboard"),
-            ("enable.auto.commit", "false"),
-            ("auto.offset.reset", "error"),
-            // What is declared is to be known at once.
-            ("fetch.wait.max.ms", "100"),
-        ] {
-            config.set(name, value);
-        }
+        let mut config = client::reading(endpoints);
+        config.set("auto.offset.reset", "error");
+        // What is declared is to be known at once.
+        config.set("fetch.wait.max.ms", "100");
         BaseConsumer::from_config_and_context(&config, Context(admin.health().clone()))
             .map_err(|error| error::of("read the topology topic", &error))
     }
