@@ -3,23 +3,13 @@
 //!
 //! `RABBITMQ_URL=amqp://… cargo bench -p event-benches --bench amqp [-- --messages N] [--rounds N]`
 
-use std::{
-    error::Error,
-    process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::{Duration, Instant},
-};
+use std::process::ExitCode;
 
 use event_amqp::AmqpTransport;
-use event_benches::{BATCH, Cost, Meter, RawBytes, Table, option, payload};
-use event_core::{
-    Arrival, Binding, Bus, Delivery, Message, Queue, QueueSpec, Service, Settled, Settlement,
-    Transport,
+use event_benches::{
+    BATCH, Broker, By, Cost, EXCHANGE, Meter, Outcome, RAW, RawBytes, TASKS, Table, option, run_on,
 };
-use futures_util::{StreamExt, future::try_join_all, stream, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{
@@ -29,10 +19,6 @@ use lapin::{
     types::FieldTable,
 };
 
-type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
-
-const EXCHANGE: &str = "bench";
-const KEY: &str = "bench.v1.raw";
 /// How many publishes lapin has on their way: more are no faster.
 const WINDOW: usize = 1_000;
 const PREFETCH: u16 = 1_000;
@@ -40,27 +26,6 @@ const PREFETCH: u16 = 1_000;
 const TOGETHER: u64 = 250;
 /// How many batches are on their way through the backend and the framework.
 const FLYING: usize = 8;
-const TASKS: usize = 64;
-
-/// Who publishes or consumes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    Lapin,
-    Backend,
-    Framework,
-}
-
-const ALL: [By; 3] = [By::Lapin, By::Backend, By::Framework];
-
-impl By {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Lapin => "lapin",
-            Self::Backend => "backend",
-            Self::Framework => "framework",
-        }
-    }
-}
 
 struct Bench {
     queue: String,
@@ -68,23 +33,17 @@ struct Bench {
     publishing: Channel,
     consuming: Connection,
     _publishing: Connection,
-    transport: Arc<dyn Transport>,
-    bus: Bus,
-    event: RawBytes,
-    /// As the framework published it.
-    message: Message,
+    broker: Broker,
+    /// As the framework wrote them.
     properties: BasicProperties,
 }
 
 impl Bench {
     async fn open(url: &str, bytes: usize) -> Outcome<Self> {
         let queue = format!("bench_amqp_{}", std::process::id());
-        let transport: Arc<dyn Transport> = Arc::new(AmqpTransport::connect(url).await?);
-        let bus = Bus::from_arc(transport.clone());
-        bus.topology().delete_queue(&queue).await?;
-        let service = Service::new("bench").queue(described(&queue));
-        bus.topology().declare(&service.topology()?).await?;
-        let event = RawBytes(payload(bytes));
+        let transport = AmqpTransport::connect(url).await?;
+        let mut broker = Broker::new(transport, bytes, FLYING, usize::from(PREFETCH))?;
+        broker.declare(&queue).await?;
 
         let connect = || Connection::connect(url, ConnectionProperties::default());
         let (consuming, connection) = (connect().await?, connect().await?);
@@ -94,7 +53,7 @@ impl Bench {
             .await?;
 
         // The same on the wire: lapin sends again what the framework sent.
-        event.publish(&bus).await?;
+        broker.event.publish(&broker.bus).await?;
         let got = publishing
             .basic_get(queue.as_str().into(), BasicGetOptions::default())
             .await?
@@ -103,76 +62,41 @@ impl Bench {
         publishing
             .basic_ack(got.delivery_tag, BasicAckOptions::default())
             .await?;
-        event.publish(&bus).await?;
-        let mut subscription = transport.consume(&spec(&queue)?).await?;
-        let Arrival::Batch(batch) = subscription.deliveries.next(1).await? else {
-            return Err("the second message is not there".into());
-        };
-        let message = batch.first().map(|delivery| delivery.message().clone());
-        let acks = batch.iter().map(|delivery| Settlement::Ack(delivery.tag()));
-        for settled in subscription.settle.settle(acks.collect()).await {
-            settled?;
-        }
-        end(subscription).await?;
+        broker.event.publish(&broker.bus).await?;
+        broker.learn(&queue).await?;
         Ok(Self {
             queue,
             publishing,
             consuming,
             _publishing: connection,
-            transport,
-            bus,
-            event,
-            message: message.ok_or("a batch is empty")?,
+            broker,
             properties,
         })
     }
 
-    /// Publishes so many messages, pipelined: lapin with so many on their way.
-    async fn publish(&self, by: By, messages: u64, window: usize) -> Outcome<Cost> {
-        let batches = messages.div_ceil(BATCH);
-        let meter = Meter::start();
+    async fn publish(&self, by: By, messages: u64) -> Outcome<Cost> {
         match by {
-            By::Lapin => {
-                let mut confirms = FuturesUnordered::new();
-                for _ in 0..batches * BATCH {
-                    if confirms.len() >= window {
-                        confirmed(confirms.next().await)?;
-                    }
-                    confirms.push(self.send());
-                }
-                while let Some(confirm) = confirms.next().await {
-                    confirmed(Some(confirm))?;
-                }
-            }
-            By::Backend => {
-                let deadline = tokio::time::Instant::now() + Duration::from_secs(600);
-                let mut flying = stream::iter(0..batches)
-                    .map(|_| {
-                        let batch = (0..BATCH).map(|_| self.message.clone()).collect();
-                        self.transport.publish(batch, deadline)
-                    })
-                    .buffer_unordered(FLYING);
-                while let Some(results) = flying.next().await {
-                    for result in results {
-                        result?;
-                    }
-                }
-            }
-            By::Framework => {
-                let mut flying = stream::iter(0..batches)
-                    .map(|_| async {
-                        let events: Vec<_> = (0..BATCH).map(|_| self.event.clone()).collect();
-                        self.bus.publish_all(&events).await
-                    })
-                    .buffer_unordered(FLYING);
-                while let Some(results) = flying.next().await {
-                    for result in results {
-                        result?;
-                    }
-                }
-            }
+            By::Client => self.publish_with_lapin(messages, WINDOW).await,
+            By::Backend => self.broker.publish_with_backend(messages).await,
+            By::Framework => self.broker.publish_with_framework(messages).await,
         }
-        Ok(meter.stop(batches * BATCH))
+    }
+
+    /// Publishes so many messages with lapin, pipelined, so many of them on their way.
+    async fn publish_with_lapin(&self, messages: u64, window: usize) -> Outcome<Cost> {
+        let messages = messages.div_ceil(BATCH) * BATCH;
+        let meter = Meter::start();
+        let mut confirms = FuturesUnordered::new();
+        for _ in 0..messages {
+            if confirms.len() >= window {
+                confirmed(confirms.next().await)?;
+            }
+            confirms.push(self.send());
+        }
+        while let Some(confirm) = confirms.next().await {
+            confirmed(Some(confirm))?;
+        }
+        Ok(meter.stop(messages))
     }
 
     async fn send(&self) -> lapin::Result<Confirmation> {
@@ -180,10 +104,10 @@ impl Bench {
             mandatory: true,
             ..BasicPublishOptions::default()
         };
-        let (properties, bytes) = (self.properties.clone(), &self.event.0);
+        let (properties, bytes) = (self.properties.clone(), &self.broker.event.0);
         let sent =
             self.publishing
-                .basic_publish(EXCHANGE.into(), KEY.into(), options, bytes, properties);
+                .basic_publish(EXCHANGE.into(), RAW.into(), options, bytes, properties);
         sent.await?.await
     }
 
@@ -191,10 +115,15 @@ impl Bench {
     /// acknowledgement.
     async fn consume(&self, by: By, messages: u64) -> Outcome<Cost> {
         let messages = messages.div_ceil(BATCH) * BATCH;
+        let (broker, queue) = (&self.broker, &self.queue);
         match by {
-            By::Lapin => self.consume_with_lapin(messages).await,
-            By::Backend => self.consume_with_backend(messages).await,
-            By::Framework => self.consume_with_framework(messages).await,
+            By::Client => self.consume_with_lapin(messages).await,
+            By::Backend => broker.consume_with_backend(queue, RAW, messages).await,
+            By::Framework => {
+                broker
+                    .consume_with_framework::<RawBytes>(queue, messages)
+                    .await
+            }
         }
     }
 
@@ -227,87 +156,6 @@ impl Bench {
         Ok(cost)
     }
 
-    async fn consume_with_backend(&self, messages: u64) -> Outcome<Cost> {
-        let mut subscription = self.transport.consume(&spec(&self.queue)?).await?;
-        let mut meter = None;
-        let mut count = 0;
-        while count < messages {
-            let Arrival::Batch(batch) = subscription.deliveries.next(BATCH as usize).await? else {
-                return Err("the subscription ended".into());
-            };
-            meter.get_or_insert_with(Meter::start);
-            let acks = batch.iter().map(Delivery::tag).map(Settlement::Ack);
-            for settled in subscription.settle.settle(acks.collect()).await {
-                count += u64::from(settled? == Settled::Done);
-            }
-        }
-        let cost = meter.ok_or("nothing came")?.stop(messages);
-        end(subscription).await?;
-        Ok(cost)
-    }
-
-    async fn consume_with_framework(&self, messages: u64) -> Outcome<Cost> {
-        HANDLED.store(0, Relaxed);
-        let before = self.bus.counters().handled;
-        let service = Service::new("bench").queue(described(&self.queue));
-        let running = service.start(&self.bus).await?;
-        while HANDLED.load(Relaxed) == 0 {
-            tokio::time::sleep(Duration::from_micros(100)).await;
-        }
-        let begun = (Meter::start(), HANDLED.load(Relaxed));
-        while self.bus.counters().handled - before < messages {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let cost = begun.0.stop(messages - begun.1);
-        running.shutdown().await?;
-        Ok(cost)
-    }
-
-    /// How long a publish takes that is awaited alone: each of the three in turn, in microseconds, sorted.
-    async fn single(&self, messages: u64) -> Outcome<[Vec<f64>; 3]> {
-        let mut taken = [const { Vec::new() }; 3];
-        for _ in 0..messages {
-            for (by, taken) in ALL.into_iter().zip(&mut taken) {
-                let start = Instant::now();
-                match by {
-                    By::Lapin => confirmed(Some(self.send().await))?,
-                    By::Backend => {
-                        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-                        let batch = vec![self.message.clone()];
-                        for result in self.transport.publish(batch, deadline).await {
-                            result?;
-                        }
-                    }
-                    By::Framework => _ = self.event.publish(&self.bus).await?,
-                }
-                taken.push(start.elapsed().as_secs_f64() * 1e6);
-            }
-        }
-        for taken in &mut taken {
-            taken.sort_by(f64::total_cmp);
-        }
-        Ok(taken)
-    }
-
-    /// Many tasks on one bus, each of which awaits its publishes one by one.
-    async fn tasks(&self, messages: u64) -> Outcome<Cost> {
-        let each = messages / TASKS as u64;
-        let meter = Meter::start();
-        let tasks = (0..TASKS).map(|_| {
-            let (bus, event) = (self.bus.clone(), self.event.clone());
-            tokio::spawn(async move {
-                for _ in 0..each {
-                    event.publish(&bus).await?;
-                }
-                event_core::Result::<()>::Ok(())
-            })
-        });
-        for done in try_join_all(tasks).await? {
-            done?;
-        }
-        Ok(meter.stop(each * TASKS as u64))
-    }
-
     async fn purge(&self) -> Outcome {
         let name = self.queue.as_str().into();
         let purge = self
@@ -318,36 +166,10 @@ impl Bench {
     }
 
     async fn close(self) -> Outcome {
-        self.bus.topology().delete_queue(&self.queue).await?;
-        self.bus.close().await?;
+        self.broker.bus.topology().delete_queue(&self.queue).await?;
+        self.broker.bus.close().await?;
         Ok(())
     }
-}
-
-static HANDLED: AtomicU64 = AtomicU64::new(0);
-
-async fn count(_: RawBytes) {
-    HANDLED.fetch_add(1, Relaxed);
-}
-
-fn described(queue: &str) -> Queue {
-    Queue::new(queue)
-        .bind(EXCHANGE, KEY)
-        .prefetch(usize::from(PREFETCH))
-        .handle(count)
-}
-
-fn spec(queue: &str) -> Outcome<QueueSpec> {
-    let mut spec = QueueSpec::new(queue.parse()?);
-    spec.bindings.push(Binding::new(EXCHANGE, KEY)?);
-    spec.prefetch = usize::from(PREFETCH);
-    Ok(spec)
-}
-
-async fn end(mut subscription: event_core::Subscription) -> Outcome {
-    subscription.stop.cancel();
-    while !matches!(subscription.deliveries.next(1).await?, Arrival::Ended) {}
-    Ok(())
 }
 
 fn confirmed(confirm: Option<lapin::Result<Confirmation>>) -> Outcome {
@@ -361,60 +183,37 @@ fn confirmed(confirm: Option<lapin::Result<Confirmation>>) -> Outcome {
 async fn run(url: &str) -> Outcome {
     let messages = option("--messages", 50_000);
     let rounds = usize::try_from(option("--rounds", 3))?.max(1);
-    let mut table = Table::default();
+    let mut table = Table::new("lapin");
     for bytes in [64, 256] {
-        let first = table.rows();
-        for by in ALL {
-            table.row(format!("publish, {bytes} B, {}", by.name()), "/s", first);
-        }
-        for by in ALL {
-            table.row(
-                format!("consume, {bytes} B, {}", by.name()),
-                "/s",
-                first + 3,
-            );
-        }
-        table.row(
+        let published = table.each(&format!("publish, {bytes} B"), "/s", &By::ALL);
+        let consumed = table.each(&format!("consume, {bytes} B"), "/s", &By::ALL);
+        let tasks = table.row(
             format!("publish, {bytes} B, {TASKS} tasks"),
             "/s",
-            first + 2,
+            published + 2,
         );
-        table.row(
+        let open = table.row(
             format!("publish, {bytes} B, lapin, {TASKS} open"),
             "/s",
-            first,
+            published,
         );
-        for (at, percentile) in ["p50", "p99"].into_iter().enumerate() {
-            for by in ALL {
-                let name = format!("one publish, {bytes} B, {percentile}, {}", by.name());
-                table.row(name, "µs", first + 8 + 3 * at);
-            }
-        }
+        let single = table.percentiles(&format!("one publish, {bytes} B"));
         let bench = Bench::open(url, bytes).await?;
         // Warm, and not counted.
-        bench.publish(By::Framework, messages / 10, WINDOW).await?;
+        bench.publish(By::Framework, messages / 10).await?;
         bench.consume(By::Framework, messages / 10).await?;
-        // In turn, so that a slow moment of a shared machine does not hit one row alone; and each of them first
-        // once, so that none always has a queue that the one before it has just left.
         for round in 0..rounds {
-            for turn in 0..ALL.len() {
-                let at = (turn + round) % ALL.len();
-                let published = bench.publish(ALL[at], messages, WINDOW).await?;
-                let consumed = bench.consume(ALL[at], messages).await?;
-                table.add(first + at, published);
-                table.add(first + 3 + at, consumed);
+            for (at, by) in By::turns(round) {
+                table.add(published + at, bench.publish(by, messages).await?);
+                table.add(consumed + at, bench.consume(by, messages).await?);
             }
-            table.add(first + 6, bench.tasks(messages).await?);
+            table.add(tasks, bench.broker.tasks(messages).await?);
             bench.purge().await?;
-            let open = bench.publish(By::Lapin, messages, TASKS).await?;
-            table.add(first + 7, open);
+            table.add(open, bench.publish_with_lapin(messages, TASKS).await?);
             bench.purge().await?;
-            let taken = bench.single(messages / 50).await?;
-            for (at, taken) in taken.iter().enumerate() {
-                let above = |share: usize| taken[taken.len() - 1 - taken.len() / share];
-                table.add_value(first + 8 + at, above(2));
-                table.add_value(first + 11 + at, above(100));
-            }
+            let lapin = async || confirmed(Some(bench.send().await));
+            let taken = bench.broker.single(messages / 50, lapin).await?;
+            table.add_percentiles(single, &taken);
             bench.purge().await?;
         }
         bench.close().await?;
@@ -423,26 +222,7 @@ async fn run(url: &str) -> Outcome {
     Ok(())
 }
 
-fn main() -> ExitCode {
-    // `cargo test --benches` only wants to know that it starts.
-    if std::env::args().any(|argument| argument == "--test") {
-        return ExitCode::SUCCESS;
-    }
-    let Ok(url) = std::env::var("RABBITMQ_URL") else {
-        eprintln!("RABBITMQ_URL names no RabbitMQ; `scripts/brokers up rabbitmq` starts one");
-        return ExitCode::FAILURE;
-    };
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(Into::into)
-        .and_then(|runtime| runtime.block_on(run(&url)));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    run_on("RabbitMQ", run).await
 }

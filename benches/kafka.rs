@@ -5,7 +5,6 @@
 //! [--only publish|bytes|json|over|tasks|single]`
 
 use std::{
-    error::Error,
     hint::black_box,
     process::ExitCode,
     sync::{
@@ -15,13 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use event_benches::{BATCH, Cost, Line, Meter, RawBytes, Table, option, payload, text_option};
-use event_core::{
-    Arrival, Binding, Bus, Delivery, ExchangeName, Message, Queue, QueueSpec, Service, Settled,
-    Settlement, Topology, Transport,
+use event_benches::{
+    Broker, By, Cost, EXCHANGE, Line, Meter, Outcome, RAW, RawBytes, TASKS, Table, option, run_on,
+    tasks, text_option,
 };
+use event_core::{Event as _, ExchangeName, Topology};
 use event_kafka::KafkaTransport;
-use futures_util::{StreamExt, future::try_join_all, stream};
 use rdkafka::{
     ClientConfig, ClientContext, Message as _, Offset, TopicPartitionList,
     config::FromClientConfigAndContext,
@@ -32,11 +30,7 @@ use rdkafka::{
     },
 };
 
-type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
-
-const EXCHANGE: &str = "bench";
-const RAW: &str = "bench.v1.raw";
-const LINE: &str = "bench.v1.line";
+const LINE: &str = Line::ROUTES[0].key;
 /// So many keys that the one before is seldom the same.
 const OTHERS: [&str; 8] = [
     "bench.v1.other.1",
@@ -49,32 +43,12 @@ const OTHERS: [&str; 8] = [
     "bench.v1.other.8",
 ];
 const PARTITIONS: i32 = 4;
-/// How many messages are on their way.
+/// How many messages rdkafka has on their way.
 const WINDOW: i32 = 5_000;
+/// How many batches are on their way through the backend and the framework.
 const FLYING: usize = 20;
 const PREFETCH: usize = 10_000;
-const TASKS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Who publishes or consumes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    Rdkafka,
-    Backend,
-    Framework,
-}
-
-const ALL: [By; 3] = [By::Rdkafka, By::Backend, By::Framework];
-
-impl By {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Rdkafka => "rdkafka",
-            Self::Backend => "backend",
-            Self::Framework => "framework",
-        }
-    }
-}
 
 /// What is in the messages that are consumed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -99,10 +73,7 @@ impl ProducerContext for Reports {
 struct Bench {
     brokers: String,
     topic: String,
-    transport: Arc<dyn Transport>,
-    bus: Bus,
-    event: RawBytes,
-    message: Message,
+    broker: Broker,
     /// The headers that the framework wrote.
     headers: Vec<(String, Vec<u8>)>,
     queues: AtomicU64,
@@ -112,23 +83,19 @@ impl Bench {
     async fn open(url: &str, bytes: usize) -> Outcome<Self> {
         let name = format!("{{exchange}}-{}", std::process::id());
         let url = format!("{url}?topic={name}&partitions={PARTITIONS}&replication=1");
-        let transport: Arc<dyn Transport> = Arc::new(KafkaTransport::connect(&url).await?);
+        let transport = KafkaTransport::connect(&url).await?;
         let brokers = url.trim_start_matches("kafka://");
         let brokers = brokers.split(['/', '?']).next().unwrap_or_default();
-        let event = RawBytes(payload(bytes));
         let mut bench = Self {
             brokers: brokers.to_owned(),
             topic: format!("{EXCHANGE}-{}", std::process::id()),
-            bus: Bus::from_arc(transport.clone()),
-            message: Message::new(EXCHANGE.parse()?, RAW.parse()?, event.0.clone()),
+            broker: Broker::new(transport, bytes, FLYING, PREFETCH)?,
             headers: Vec::new(),
-            transport,
-            event,
             queues: AtomicU64::new(0),
         };
         // The same headers: rdkafka sends again what the framework sent.
         let queue = bench.queue(RAW).await?;
-        bench.event.publish(&bench.bus).await?;
+        bench.broker.event.publish(&bench.broker.bus).await?;
         let reader = bench.reader(&[0; PARTITIONS as usize])?;
         while bench.headers.is_empty() {
             let record = next(&reader)?;
@@ -142,16 +109,7 @@ impl Bench {
                 })
                 .collect();
         }
-        let mut subscription = bench.transport.consume(&spec(&queue, RAW)?).await?;
-        let Arrival::Batch(batch) = subscription.deliveries.next(1).await? else {
-            return Err("the first message is not there".into());
-        };
-        bench.message = batch[0].message().clone();
-        let acks = batch.iter().map(Delivery::tag).map(Settlement::Ack);
-        for settled in subscription.settle.settle(acks.collect()).await {
-            settled?;
-        }
-        end(subscription).await?;
+        bench.broker.learn(&queue).await?;
         Ok(bench)
     }
 
@@ -161,9 +119,9 @@ impl Bench {
         let queue = format!("bench_kafka_{}_{number}", std::process::id());
         let topology = Topology {
             exchanges: vec![ExchangeName::new(EXCHANGE)?],
-            queues: vec![spec(&queue, key)?],
+            queues: vec![self.broker.spec(&queue, key)?],
         };
-        self.transport.declare(&topology).await?;
+        self.broker.transport.declare(&topology).await?;
         Ok(queue)
     }
 
@@ -272,45 +230,21 @@ impl Bench {
     }
 
     async fn publish(&self, by: By, messages: u64) -> Outcome<Cost> {
-        if by == By::Rdkafka {
-            let payload = self.event.0.to_vec();
-            return tokio::task::block_in_place(|| {
-                self.publish_with_rdkafka(messages, &[RAW], |_| payload.clone())
-            });
-        }
-        let batches = messages.div_ceil(BATCH);
-        let meter = Meter::start();
-        if by == By::Backend {
-            let mut flying = stream::iter(0..batches)
-                .map(|_| {
-                    let batch = (0..BATCH).map(|_| self.message.clone()).collect();
-                    self.transport.publish(batch, later())
+        match by {
+            By::Client => {
+                let payload = self.broker.event.0.to_vec();
+                tokio::task::block_in_place(|| {
+                    self.publish_with_rdkafka(messages, &[RAW], |_| payload.clone())
                 })
-                .buffer_unordered(FLYING);
-            while let Some(results) = flying.next().await {
-                for result in results {
-                    result?;
-                }
             }
-        } else {
-            let mut flying = stream::iter(0..batches)
-                .map(|_| async {
-                    let events: Vec<_> = (0..BATCH).map(|_| self.event.clone()).collect();
-                    self.bus.publish_all(&events).await
-                })
-                .buffer_unordered(FLYING);
-            while let Some(results) = flying.next().await {
-                for result in results {
-                    result?;
-                }
-            }
+            By::Backend => self.broker.publish_with_backend(messages).await,
+            By::Framework => self.broker.publish_with_framework(messages).await,
         }
-        Ok(meter.stop(batches * BATCH))
     }
 
     /// Publishes with rdkafka what has no headers: what the headers cost.
     fn publish_bare(&self, messages: u64) -> Outcome<Cost> {
-        let payload = self.event.0.to_vec();
+        let payload = self.broker.event.0.to_vec();
         tokio::task::block_in_place(|| {
             self.publish_with_rdkafka(messages, &[], |_| payload.clone())
         })
@@ -320,7 +254,7 @@ impl Bench {
     fn fill(&self, what: What, messages: u64) -> Outcome {
         tokio::task::block_in_place(|| match what {
             What::Bytes => {
-                let payload = self.event.0.to_vec();
+                let payload = self.broker.event.0.to_vec();
                 self.publish_with_rdkafka(messages, &[RAW], |_| payload.clone())
             }
             What::Json => self.publish_with_rdkafka(messages, &[LINE], |number| {
@@ -343,26 +277,30 @@ impl Bench {
             What::Bytes => RAW,
             What::Json => LINE,
         };
-        match by {
-            By::Rdkafka => tokio::task::block_in_place(|| {
-                self.consume_with_rdkafka(what, key, from, messages, messages)
-            }),
-            By::Backend => {
-                self.consume_with_backend(queue, key, messages, messages)
+        let broker = &self.broker;
+        match (by, what) {
+            (By::Client, _) => {
+                tokio::task::block_in_place(|| self.consume_with_rdkafka(what, key, from, messages))
+            }
+            (By::Backend, _) => broker.consume_with_backend(queue, key, messages).await,
+            (By::Framework, What::Bytes) => {
+                broker
+                    .consume_with_framework::<RawBytes>(queue, messages)
                     .await
             }
-            By::Framework => self.consume_with_framework(what, queue, messages).await,
+            (By::Framework, What::Json) => {
+                broker.consume_with_framework::<Line>(queue, messages).await
+            }
         }
     }
 
-    /// Consumes so many messages with this key. What it took is for so many as are measured.
+    /// Consumes so many messages with this key.
     fn consume_with_rdkafka(
         &self,
         what: What,
         key: &str,
         from: &[i64],
         messages: u64,
-        measured: u64,
     ) -> Outcome<Cost> {
         let reader = self.reader(from)?;
         let mut meter = None;
@@ -382,61 +320,7 @@ impl Bench {
             }
             reader.store_offset_from_message(&record)?;
         }
-        Ok(meter.ok_or("nothing came")?.stop(measured))
-    }
-
-    async fn consume_with_backend(
-        &self,
-        queue: &str,
-        key: &str,
-        messages: u64,
-        measured: u64,
-    ) -> Outcome<Cost> {
-        let mut subscription = self.transport.consume(&spec(queue, key)?).await?;
-        let mut meter = None;
-        let mut count = 0;
-        while count < messages {
-            let Arrival::Batch(batch) = subscription.deliveries.next(BATCH as usize).await? else {
-                return Err("the subscription ended".into());
-            };
-            meter.get_or_insert_with(Meter::start);
-            let acks = batch.iter().map(Delivery::tag).map(Settlement::Ack);
-            for settled in subscription.settle.settle(acks.collect()).await {
-                count += u64::from(settled? == Settled::Done);
-            }
-        }
-        let cost = meter.ok_or("nothing came")?.stop(measured);
-        end(subscription).await?;
-        Ok(cost)
-    }
-
-    async fn consume_with_framework(
-        &self,
-        what: What,
-        queue: &str,
-        messages: u64,
-    ) -> Outcome<Cost> {
-        HANDLED.store(0, Relaxed);
-        let before = self.bus.counters().handled;
-        let described = Queue::new(queue).prefetch(PREFETCH);
-        let described = match what {
-            What::Bytes => described.bind(EXCHANGE, RAW).handle(count),
-            What::Json => described.bind(EXCHANGE, LINE).handle(count_line),
-        };
-        let running = Service::new("bench")
-            .queue(described)
-            .start(&self.bus)
-            .await?;
-        while HANDLED.load(Relaxed) == 0 {
-            tokio::time::sleep(Duration::from_micros(100)).await;
-        }
-        let begun = (Meter::start(), HANDLED.load(Relaxed));
-        while self.bus.counters().handled - before < messages {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let cost = begun.0.stop(messages - begun.1);
-        running.shutdown().await?;
-        Ok(cost)
+        Ok(meter.ok_or("nothing came")?.stop(messages))
     }
 
     /// Passes over messages that its binding does not let in, between some that it does: rdkafka, and the backend.
@@ -450,107 +334,58 @@ impl Bench {
         };
         edge()?;
         tokio::task::block_in_place(|| {
-            let payload = self.event.0.to_vec();
+            let payload = self.broker.event.0.to_vec();
             self.publish_with_rdkafka(messages, &OTHERS, |_| payload.clone())
         })?;
         edge()?;
         let few = 128 * PARTITIONS as u64;
         let rdkafka = || {
-            tokio::task::block_in_place(|| {
-                self.consume_with_rdkafka(What::Bytes, RAW, &from, few, messages)
-            })
+            tokio::task::block_in_place(|| self.consume_with_rdkafka(What::Bytes, RAW, &from, few))
         };
-        let costs = match turn % 2 {
-            0 => {
-                let first = rdkafka()?;
-                [
-                    first,
-                    self.consume_with_backend(&queue, RAW, few, messages)
-                        .await?,
-                ]
-            }
-            _ => {
-                let first = self
-                    .consume_with_backend(&queue, RAW, few, messages)
-                    .await?;
-                [rdkafka()?, first]
-            }
+        let backend = async || self.broker.consume_with_backend(&queue, RAW, few).await;
+        let costs = if turn.is_multiple_of(2) {
+            [rdkafka()?, backend().await?]
+        } else {
+            let first = backend().await?;
+            [rdkafka()?, first]
         };
-        self.bus.topology().delete_queue(&queue).await?;
-        Ok(costs)
+        self.broker.bus.topology().delete_queue(&queue).await?;
+        // What it took is for those that it passed over.
+        Ok(costs.map(|cost| cost.times(messages as f64 / few as f64)))
     }
 
-    /// How long a publish takes that is awaited alone: each of the three in turn, in microseconds, sorted.
+    /// How long a publish takes that is awaited alone.
     async fn single(&self, messages: u64) -> Outcome<[Vec<f64>; 3]> {
-        let mut taken = [const { Vec::new() }; 3];
         let producer: FutureProducer = self.producing().create()?;
         self.publish_one(&producer).await?;
-        for _ in 0..messages {
-            for (by, taken) in ALL.into_iter().zip(&mut taken) {
-                let start = Instant::now();
-                match by {
-                    By::Rdkafka => self.publish_one(&producer).await?,
-                    By::Backend => {
-                        let batch = vec![self.message.clone()];
-                        for result in self.transport.publish(batch, later()).await {
-                            result?;
-                        }
-                    }
-                    By::Framework => _ = self.event.publish(&self.bus).await?,
-                }
-                taken.push(start.elapsed().as_secs_f64() * 1e6);
-            }
-        }
-        for taken in &mut taken {
-            taken.sort_by(f64::total_cmp);
-        }
-        Ok(taken)
+        let rdkafka = async || self.publish_one(&producer).await;
+        self.broker.single(messages, rdkafka).await
     }
 
     async fn publish_one(&self, producer: &FutureProducer) -> Outcome {
         let record: FutureRecord<'_, str, [u8]> = FutureRecord::to(&self.topic)
-            .payload(&self.event.0[..])
+            .payload(&self.broker.event.0[..])
             .headers(self.headers(RAW));
         let sent = producer.send_result(record).map_err(|(error, _)| error)?;
         sent.await?.map_err(|(error, _)| error)?;
         Ok(())
     }
 
-    /// Many tasks, each of which awaits its publishes one by one: on one bus, or on one producer of rdkafka.
-    async fn tasks(self: &Arc<Self>, by: By, messages: u64) -> Outcome<Cost> {
-        let each = messages / TASKS as u64;
+    /// Many tasks on one producer of rdkafka, each of which awaits its publishes one by one.
+    async fn tasks(self: &Arc<Self>, messages: u64) -> Outcome<Cost> {
         let producer: FutureProducer = self.producing().create()?;
         self.publish_one(&producer).await?;
-        let meter = Meter::start();
-        let tasks = (0..TASKS).map(|_| {
+        let task = |each| {
             let (bench, producer) = (self.clone(), producer.clone());
-            tokio::spawn(async move {
+            async move {
                 for _ in 0..each {
-                    match by {
-                        By::Rdkafka => bench.publish_one(&producer).await?,
-                        _ => _ = bench.event.publish(&bench.bus).await?,
-                    }
+                    bench.publish_one(&producer).await?;
                 }
-                Outcome::Ok(())
-            })
-        });
-        for done in try_join_all(tasks).await? {
-            done?;
-        }
-        Ok(meter.stop(each * TASKS as u64))
+                Ok(())
+            }
+        };
+        tasks(messages, task).await
     }
-}
-
-static HANDLED: AtomicU64 = AtomicU64::new(0);
-
-async fn count(event: RawBytes) {
-    black_box(event.0.len());
-    HANDLED.fetch_add(1, Relaxed);
-}
-
-async fn count_line(line: Line) {
-    black_box(line);
-    HANDLED.fetch_add(1, Relaxed);
 }
 
 /// The next record. The answer to a commit ends a poll without one.
@@ -566,65 +401,33 @@ fn next(reader: &BaseConsumer) -> Outcome<BorrowedMessage<'_>> {
     }
 }
 
-fn spec(queue: &str, key: &str) -> Outcome<QueueSpec> {
-    let mut spec = QueueSpec::new(queue.parse()?);
-    spec.bindings.push(Binding::new(EXCHANGE, key)?);
-    spec.prefetch = PREFETCH;
-    Ok(spec)
-}
-
-async fn end(mut subscription: event_core::Subscription) -> Outcome {
-    subscription.stop.cancel();
-    while !matches!(subscription.deliveries.next(1).await?, Arrival::Ended) {}
-    Ok(())
-}
-
-fn later() -> tokio::time::Instant {
-    tokio::time::Instant::now() + Duration::from_secs(600)
-}
-
-/// Rows that are compared with the first of them. Answers its number.
-fn rows(table: &mut Table, what: &str, unit: &'static str, of: &[By]) -> usize {
-    let first = table.rows();
-    for by in of {
-        table.row(format!("{what}, {}", by.name()), unit, first);
-    }
-    first
-}
-
 async fn run(url: &str) -> Outcome {
     let messages = option("--messages", 300_000);
     let rounds = usize::try_from(option("--rounds", 3))?.max(1);
     let bytes = usize::try_from(option("--bytes", 256))?;
     let only = text_option("--only");
     let wanted = |what: &str| only.as_ref().is_none_or(|only| only == what);
-    let mut table = Table::default();
-    let published = rows(&mut table, "publish", "/s", &ALL);
+    let mut table = Table::new("rdkafka");
+    let published = table.each("publish", "/s", &By::ALL);
     let bare = table.row("publish, rdkafka, no headers".to_owned(), "/s", published);
-    let raw = rows(&mut table, "consume bytes", "/s", &ALL);
-    let json = rows(&mut table, "consume JSON of 64 bytes", "/s", &ALL);
-    let passed = rows(&mut table, "pass over", "/s", &[By::Rdkafka, By::Backend]);
-    let more = rows(&mut table, "pass over, more CPU each", "ns", &[By::Backend]);
-    let single = rows(&mut table, "one publish, p50", "µs", &ALL);
-    rows(&mut table, "one publish, p99", "µs", &ALL);
-    let tasks = rows(
-        &mut table,
-        "publish, 64 tasks",
+    let raw = table.each("consume bytes", "/s", &By::ALL);
+    let json = table.each("consume JSON of 64 bytes", "/s", &By::ALL);
+    let passed = table.each("pass over", "/s", &[By::Client, By::Backend]);
+    let more = table.each("pass over, more CPU each", "ns", &[By::Backend]);
+    let single = table.percentiles("one publish");
+    let tasks = table.each(
+        &format!("publish, {TASKS} tasks"),
         "/s",
-        &[By::Rdkafka, By::Framework],
+        &[By::Client, By::Framework],
     );
     let bench = Arc::new(Bench::open(url, bytes).await?);
     // Warm, and not counted.
     bench.publish(By::Framework, messages / 10).await?;
-    // In turn, so that a slow moment of a shared machine does not hit one row alone; and each of them first once.
     for round in 0..rounds {
-        for turn in 0..ALL.len() {
-            let at = (turn + round) % ALL.len();
-            if wanted("publish") {
-                table.add(published + at, bench.publish(ALL[at], messages).await?);
-            }
-        }
         if wanted("publish") {
+            for (at, by) in By::turns(round) {
+                table.add(published + at, bench.publish(by, messages).await?);
+            }
             table.add(bare, bench.publish_bare(messages)?);
         }
         for (name, what, key, first) in [
@@ -637,14 +440,13 @@ async fn run(url: &str) -> Outcome {
             let queues = [bench.queue(key).await?, bench.queue(key).await?];
             let from = bench.ends()?;
             bench.fill(what, messages)?;
-            for turn in 0..ALL.len() {
-                let at = (turn + round) % ALL.len();
+            for (at, by) in By::turns(round) {
                 let queue = &queues[at.saturating_sub(1)];
-                let cost = bench.consume(ALL[at], what, queue, &from, messages).await?;
+                let cost = bench.consume(by, what, queue, &from, messages).await?;
                 table.add(first + at, cost);
             }
             for queue in queues {
-                bench.bus.topology().delete_queue(&queue).await?;
+                bench.broker.bus.topology().delete_queue(&queue).await?;
             }
         }
         if wanted("over") {
@@ -655,45 +457,20 @@ async fn run(url: &str) -> Outcome {
             }
         }
         if wanted("tasks") {
-            for (at, by) in [By::Rdkafka, By::Framework].into_iter().enumerate() {
-                table.add(tasks + at, bench.tasks(by, messages / 10).await?);
-            }
+            table.add(tasks, bench.tasks(messages / 10).await?);
+            table.add(tasks + 1, bench.broker.tasks(messages / 10).await?);
         }
         if wanted("single") {
-            let taken = bench.single(messages / 200).await?;
-            for (at, taken) in taken.iter().enumerate() {
-                let above = |share: usize| taken[taken.len() - 1 - taken.len() / share];
-                table.add_value(single + at, above(2));
-                table.add_value(single + 3 + at, above(100));
-            }
+            table.add_percentiles(single, &bench.single(messages / 200).await?);
         }
     }
-    bench.bus.close().await?;
+    bench.broker.bus.close().await?;
     println!("{bytes} bytes, {messages} messages, {rounds} rounds");
     table.print();
     Ok(())
 }
 
-fn main() -> ExitCode {
-    // `cargo test --benches` only wants to know that it starts.
-    if std::env::args().any(|argument| argument == "--test") {
-        return ExitCode::SUCCESS;
-    }
-    let Ok(url) = std::env::var("KAFKA_URL") else {
-        eprintln!("KAFKA_URL names no Kafka; `scripts/brokers up kafka` starts one");
-        return ExitCode::FAILURE;
-    };
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(Into::into)
-        .and_then(|runtime| runtime.block_on(run(&url)));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    run_on("Kafka", run).await
 }

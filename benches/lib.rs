@@ -18,9 +18,11 @@ use event_memory::MemoryBroker;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+mod broker;
 mod table;
 
-pub use table::{Cost, Meter, Table, option, text_option};
+pub use broker::{Broker, EXCHANGE, Outcome, RAW, TASKS, later, run_on, tasks};
+pub use table::{By, Cost, Meter, Table, option, text_option};
 
 /// How many messages a producer publishes at a time.
 pub const BATCH: u64 = 256;

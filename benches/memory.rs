@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use event_benches::{Line, Order, RawBytes, Taken, backend, framework, payload};
+use event_benches::{Line, Order, RawBytes, Taken, backend, framework, option, payload};
 use event_core::Result;
 
 /// One row of the table, with what each round measured.
@@ -37,14 +37,6 @@ async fn measure(row: usize, n: u64) -> Result<Taken> {
         6 => framework(n / 8, 1, Order::new).await,
         _ => framework(n / 8, 8, Order::new).await,
     }
-}
-
-fn option(name: &str, default: u64) -> u64 {
-    let mut arguments = std::env::args().skip_while(|argument| argument != name);
-    arguments
-        .nth(1)
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(default)
 }
 
 async fn run() -> Result<()> {

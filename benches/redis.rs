@@ -7,32 +7,30 @@
 //! `REDIS_URL=redis://… cargo bench -p event-benches --bench redis [-- --messages N] [--rounds N] [--bytes N]`
 
 use std::{
-    error::Error,
     process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
 };
 
-use event_benches::{BATCH, Cost, Meter, RawBytes, Table, option, payload};
-use event_core::{
-    Arrival, Binding, Bus, Delivery, ExchangeName, Message, Queue, QueueSpec, RoutingKey, Service,
-    Settled, Settlement, Topology, Transport,
+use event_benches::{
+    BATCH, Broker, By, Cost, EXCHANGE, Meter, Outcome, RAW, RawBytes, TASKS, Table, later, option,
+    payload, run_on, tasks,
 };
+use event_core::{Binding, Bus, ExchangeName, Message, QueueSpec, RoutingKey, Topology, Transport};
 use event_redis::RedisTransport;
-use futures_util::{StreamExt, future::try_join_all, stream};
+use futures_util::{StreamExt, stream};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, Value,
     aio::MultiplexedConnection,
 };
 
-type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
-
-const EXCHANGE: &str = "bench";
-const KEY: &str = "bench.v1.raw";
-const SCRIPT: &str = include_str!("../backends/redis/src/scripts/publish.lua");
+/// As the backend puts it together, which has loaded it.
+const SCRIPT: &str = concat!(
+    include_str!("../backends/redis/src/scripts/common/table.lua"),
+    include_str!("../backends/redis/src/scripts/publish.lua")
+);
 /// How many messages redis-rs puts into a call of the script, and how many it appends; how many calls are on their
 /// way. The same as in the backend.
 const CALL: u64 = 500;
@@ -45,39 +43,14 @@ const READ: u64 = 250;
 const PREFETCH: usize = 1_000;
 /// How many batches are on their way through the backend and the framework.
 const FLYING: usize = 8;
-const TASKS: usize = 64;
-
-/// Who publishes or consumes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    Redis,
-    Backend,
-    Framework,
-}
-
-const ALL: [By; 3] = [By::Redis, By::Backend, By::Framework];
-
-impl By {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Redis => "redis-rs",
-            Self::Backend => "backend",
-            Self::Framework => "framework",
-        }
-    }
-}
 
 /// One exchange with some queues that all get each message.
 struct Bench {
     /// Publishes, as the backend has a connection for each direction too.
     publishing: MultiplexedConnection,
     reading: MultiplexedConnection,
-    transport: Arc<dyn Transport>,
-    bus: Bus,
-    event: RawBytes,
-    /// As the framework published it.
-    message: Message,
-    /// The same, as fields and values.
+    broker: Broker,
+    /// What the framework published, as fields and values.
     fields: Vec<Value>,
     queues: Vec<String>,
     streams: Vec<String>,
@@ -86,46 +59,31 @@ struct Bench {
 
 impl Bench {
     async fn open(url: &str, bytes: usize, fan_out: usize) -> Outcome<Self> {
-        let transport: Arc<dyn Transport> = Arc::new(RedisTransport::connect(url).await?);
-        let bus = Bus::from_arc(transport.clone());
+        let transport = RedisTransport::connect(url).await?;
+        let mut broker = Broker::new(transport, bytes, FLYING, PREFETCH)?;
         let queue = |at| format!("bench_redis_{}_{at}", std::process::id());
         let queues: Vec<String> = (0..fan_out).map(queue).collect();
         for queue in &queues {
-            bus.topology().delete_queue(queue).await?;
-            let service = Service::new("bench").queue(described(queue));
-            bus.topology().declare(&service.topology()?).await?;
+            broker.declare(queue).await?;
         }
-        let event = RawBytes(payload(bytes));
+        let streams: Vec<_> = queues.iter().map(|queue| key(EXCHANGE, queue)).collect();
         let publishing = connect(url).await?;
-        let mut bench = Self {
-            reading: connect(url).await?,
-            streams: queues.iter().map(|queue| key(EXCHANGE, queue)).collect(),
-            digest: redis::Script::new(SCRIPT).get_hash().to_owned(),
-            message: Message::new(EXCHANGE.parse()?, KEY.parse()?, event.0.clone()),
-            fields: Vec::new(),
-            publishing,
-            transport,
-            bus,
-            event,
-            queues,
-        };
         // The same fields: redis-rs sends again what the framework sent.
-        bench.event.publish(&bench.bus).await?;
+        broker.event.publish(&broker.bus).await?;
         let mut range = redis::cmd("XRANGE");
-        range.arg(&bench.streams[0]).arg("-").arg("+");
-        let found: Vec<(String, Vec<Value>)> =
-            range.query_async(&mut bench.publishing.clone()).await?;
-        bench.fields = found.into_iter().next().ok_or("nothing came")?.1;
-        let mut subscription = bench.transport.consume(&spec(&bench.queues[0])?).await?;
-        let Arrival::Batch(batch) = subscription.deliveries.next(1).await? else {
-            return Err("the first message is not there".into());
+        range.arg(&streams[0]).arg("-").arg("+");
+        let found: Vec<(String, Vec<Value>)> = range.query_async(&mut publishing.clone()).await?;
+        let fields = found.into_iter().next().ok_or("nothing came")?.1;
+        broker.learn(&queues[0]).await?;
+        let bench = Self {
+            reading: connect(url).await?,
+            digest: redis::Script::new(SCRIPT).get_hash().to_owned(),
+            publishing,
+            broker,
+            fields,
+            queues,
+            streams,
         };
-        bench.message = batch[0].message().clone();
-        let acks = batch.iter().map(Delivery::tag).map(Settlement::Ack);
-        for settled in subscription.settle.settle(acks.collect()).await {
-            settled?;
-        }
-        end(subscription).await?;
         bench.purge().await?;
         Ok(bench)
     }
@@ -176,46 +134,24 @@ impl Bench {
 
     /// Publishes so many messages, as fast as possible.
     async fn publish(&self, by: By, messages: u64) -> Outcome<Cost> {
-        let batches = messages.div_ceil(BATCH);
-        if by == By::Redis {
-            let calls = messages.div_ceil(self.call());
-            let call = self.script(self.call()).await?;
-            let meter = Meter::start();
-            let mut flying = stream::iter(0..calls)
-                .map(|_| self.run_script(&call, self.call()))
-                .buffer_unordered(CALLS);
-            while let Some(done) = flying.next().await {
-                done?;
-            }
-            return Ok(meter.stop(calls * self.call()));
+        match by {
+            By::Client => self.publish_with_redis(messages).await,
+            By::Backend => self.broker.publish_with_backend(messages).await,
+            By::Framework => self.broker.publish_with_framework(messages).await,
         }
+    }
+
+    async fn publish_with_redis(&self, messages: u64) -> Outcome<Cost> {
+        let calls = messages.div_ceil(self.call());
+        let call = self.script(self.call()).await?;
         let meter = Meter::start();
-        if by == By::Backend {
-            let mut flying = stream::iter(0..batches)
-                .map(|_| {
-                    let batch = (0..BATCH).map(|_| self.message.clone()).collect();
-                    self.transport.publish(batch, later())
-                })
-                .buffer_unordered(FLYING);
-            while let Some(results) = flying.next().await {
-                for result in results {
-                    result?;
-                }
-            }
-        } else {
-            let mut flying = stream::iter(0..batches)
-                .map(|_| async {
-                    let events: Vec<_> = (0..BATCH).map(|_| self.event.clone()).collect();
-                    self.bus.publish_all(&events).await
-                })
-                .buffer_unordered(FLYING);
-            while let Some(results) = flying.next().await {
-                for result in results {
-                    result?;
-                }
-            }
+        let mut flying = stream::iter(0..calls)
+            .map(|_| self.run_script(&call, self.call()))
+            .buffer_unordered(CALLS);
+        while let Some(done) = flying.next().await {
+            done?;
         }
-        Ok(meter.stop(batches * BATCH))
+        Ok(meter.stop(calls * self.call()))
     }
 
     /// Appends so many messages to the streams, without a script.
@@ -251,10 +187,15 @@ impl Bench {
         let mut length = redis::cmd("XLEN");
         length.arg(&self.streams[0]);
         let messages: u64 = length.query_async(&mut self.publishing.clone()).await?;
+        let (broker, queue) = (&self.broker, &self.queues[0]);
         match by {
-            By::Redis => self.consume_with_redis(messages).await,
-            By::Backend => self.consume_with_backend(messages).await,
-            By::Framework => self.consume_with_framework(messages).await,
+            By::Client => self.consume_with_redis(messages).await,
+            By::Backend => broker.consume_with_backend(queue, RAW, messages).await,
+            By::Framework => {
+                broker
+                    .consume_with_framework::<RawBytes>(queue, messages)
+                    .await
+            }
         }
     }
 
@@ -313,89 +254,26 @@ impl Bench {
         Ok(meter.ok_or("nothing came")?.stop(messages))
     }
 
-    async fn consume_with_backend(&self, messages: u64) -> Outcome<Cost> {
-        let mut subscription = self.transport.consume(&spec(&self.queues[0])?).await?;
-        let mut meter = None;
-        let mut count = 0;
-        while count < messages {
-            let Arrival::Batch(batch) = subscription.deliveries.next(BATCH as usize).await? else {
-                return Err("the subscription ended".into());
-            };
-            meter.get_or_insert_with(Meter::start);
-            let acks = batch.iter().map(Delivery::tag).map(Settlement::Ack);
-            for settled in subscription.settle.settle(acks.collect()).await {
-                count += u64::from(settled? == Settled::Done);
-            }
-        }
-        let cost = meter.ok_or("nothing came")?.stop(messages);
-        end(subscription).await?;
-        Ok(cost)
-    }
-
-    async fn consume_with_framework(&self, messages: u64) -> Outcome<Cost> {
-        HANDLED.store(0, Relaxed);
-        let before = self.bus.counters().handled;
-        let service = Service::new("bench").queue(described(&self.queues[0]));
-        let running = service.start(&self.bus).await?;
-        while HANDLED.load(Relaxed) == 0 {
-            tokio::time::sleep(Duration::from_micros(100)).await;
-        }
-        let begun = (Meter::start(), HANDLED.load(Relaxed));
-        while self.bus.counters().handled - before < messages {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        let cost = begun.0.stop(messages - begun.1);
-        running.shutdown().await?;
-        Ok(cost)
-    }
-
-    /// How long a publish takes that is awaited alone: each of the three in turn, in microseconds, sorted.
+    /// How long a publish takes that is awaited alone.
     async fn single(&self, messages: u64) -> Outcome<[Vec<f64>; 3]> {
-        let mut taken = [const { Vec::new() }; 3];
         let call = self.script(1).await?;
-        for _ in 0..messages {
-            for (by, taken) in ALL.into_iter().zip(&mut taken) {
-                let start = Instant::now();
-                match by {
-                    By::Redis => self.run_script(&call, 1).await?,
-                    By::Backend => {
-                        let batch = vec![self.message.clone()];
-                        for result in self.transport.publish(batch, later()).await {
-                            result?;
-                        }
-                    }
-                    By::Framework => _ = self.event.publish(&self.bus).await?,
-                }
-                taken.push(start.elapsed().as_secs_f64() * 1e6);
-            }
-        }
-        for taken in &mut taken {
-            taken.sort_by(f64::total_cmp);
-        }
-        Ok(taken)
+        let redis = async || self.run_script(&call, 1).await;
+        self.broker.single(messages, redis).await
     }
 
-    /// Many tasks, each of which awaits its publishes one by one: on one bus, or on one connection of redis-rs.
-    async fn tasks(self: &Arc<Self>, by: By, messages: u64) -> Outcome<Cost> {
-        let each = messages / TASKS as u64;
+    /// Many tasks on one connection of redis-rs, each of which awaits its publishes one by one.
+    async fn tasks(self: &Arc<Self>, messages: u64) -> Outcome<Cost> {
         let call = Arc::new(self.script(1).await?);
-        let meter = Meter::start();
-        let tasks = (0..TASKS).map(|_| {
+        let task = |each| {
             let (bench, call) = (self.clone(), call.clone());
-            tokio::spawn(async move {
+            async move {
                 for _ in 0..each {
-                    match by {
-                        By::Redis => bench.run_script(&call, 1).await?,
-                        _ => _ = bench.event.publish(&bench.bus).await?,
-                    }
+                    bench.run_script(&call, 1).await?;
                 }
-                Outcome::Ok(())
-            })
-        });
-        for done in try_join_all(tasks).await? {
-            done?;
-        }
-        Ok(meter.stop(each * TASKS as u64))
+                Ok(())
+            }
+        };
+        tasks(messages, task).await
     }
 
     async fn purge(&self) -> Outcome {
@@ -409,9 +287,9 @@ impl Bench {
 
     async fn close(&self) -> Outcome {
         for queue in &self.queues {
-            self.bus.topology().delete_queue(queue).await?;
+            self.broker.bus.topology().delete_queue(queue).await?;
         }
-        self.bus.close().await?;
+        self.broker.bus.close().await?;
         Ok(())
     }
 }
@@ -496,36 +374,6 @@ impl Bindings {
     }
 }
 
-static HANDLED: AtomicU64 = AtomicU64::new(0);
-
-async fn count(_: RawBytes) {
-    HANDLED.fetch_add(1, Relaxed);
-}
-
-fn described(queue: &str) -> Queue {
-    Queue::new(queue)
-        .bind(EXCHANGE, KEY)
-        .prefetch(PREFETCH)
-        .handle(count)
-}
-
-fn spec(queue: &str) -> Outcome<QueueSpec> {
-    let mut spec = QueueSpec::new(queue.parse()?);
-    spec.bindings.push(Binding::new(EXCHANGE, KEY)?);
-    spec.prefetch = PREFETCH;
-    Ok(spec)
-}
-
-async fn end(mut subscription: event_core::Subscription) -> Outcome {
-    subscription.stop.cancel();
-    while !matches!(subscription.deliveries.next(1).await?, Arrival::Ended) {}
-    Ok(())
-}
-
-fn later() -> tokio::time::Instant {
-    tokio::time::Instant::now() + Duration::from_secs(600)
-}
-
 async fn connect(url: &str) -> Outcome<MultiplexedConnection> {
     let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
     let client = Client::open(url.into_connection_info()?.set_tcp_settings(tcp))?;
@@ -574,7 +422,7 @@ async fn run(url: &str) -> Outcome {
     let messages = option("--messages", 50_000);
     let rounds = usize::try_from(option("--rounds", 3))?.max(1);
     let bytes = usize::try_from(option("--bytes", 256))?;
-    let mut table = Table::default();
+    let mut table = Table::new("redis-rs");
     for fan_out in [1, 3, 10] {
         throughput(url, &mut table, (messages, rounds, bytes), fan_out).await?;
     }
@@ -591,61 +439,43 @@ async fn throughput(
     (messages, rounds, bytes): (u64, usize, usize),
     fan_out: usize,
 ) -> Outcome {
-    let first = table.rows();
-    for by in ALL {
-        let name = format!("publish to {fan_out}, {}", by.name());
-        table.row(name, "/s", first);
-    }
-    let appended = table.row(format!("publish to {fan_out}, XADD"), "/s", first);
-    let consumed = table.rows();
-    let single = consumed + 3;
-    let tasks = single + 6;
-    if fan_out == 1 {
-        for by in ALL {
-            table.row(format!("consume, {}", by.name()), "/s", consumed);
-        }
-        for (at, percentile) in ["p50", "p99"].into_iter().enumerate() {
-            for by in ALL {
-                let name = format!("one publish, {percentile}, {}", by.name());
-                table.row(name, "µs", single + 3 * at);
-            }
-        }
-        for by in [By::Redis, By::Framework] {
-            let name = format!("publish, {TASKS} tasks, {}", by.name());
-            table.row(name, "/s", tasks);
-        }
-    }
+    let published = table.each(&format!("publish to {fan_out}"), "/s", &By::ALL);
+    let appended = table.row(format!("publish to {fan_out}, XADD"), "/s", published);
+    let rest = (fan_out == 1).then(|| {
+        (
+            table.each("consume", "/s", &By::ALL),
+            table.percentiles("one publish"),
+            table.each(
+                &format!("publish, {TASKS} tasks"),
+                "/s",
+                &[By::Client, By::Framework],
+            ),
+        )
+    });
     let messages = (messages / fan_out as u64).max(1_000);
     let bench = Arc::new(Bench::open(url, bytes, fan_out).await?);
     // Warm, and not counted.
     bench.publish(By::Framework, messages / 10).await?;
     bench.consume(By::Framework).await?;
     bench.purge().await?;
-    // In turn, so that a slow moment of a shared machine does not hit one row alone; and each of them first once.
     for round in 0..rounds {
-        for turn in 0..ALL.len() {
-            let at = (turn + round) % ALL.len();
-            table.add(first + at, bench.publish(ALL[at], messages).await?);
-            if fan_out == 1 {
-                table.add(consumed + at, bench.consume(ALL[at]).await?);
+        for (at, by) in By::turns(round) {
+            table.add(published + at, bench.publish(by, messages).await?);
+            if let Some((consumed, ..)) = rest {
+                table.add(consumed + at, bench.consume(by).await?);
             }
             bench.purge().await?;
         }
         table.add(appended, bench.append(messages).await?);
         bench.purge().await?;
-        if fan_out > 1 {
+        let Some((_, single, tasks)) = rest else {
             continue;
-        }
-        for (at, by) in [By::Redis, By::Framework].into_iter().enumerate() {
-            table.add(tasks + at, bench.tasks(by, messages).await?);
-            bench.purge().await?;
-        }
-        let taken = bench.single(messages / 20).await?;
-        for (at, taken) in taken.iter().enumerate() {
-            let above = |share: usize| taken[taken.len() - 1 - taken.len() / share];
-            table.add_value(single + at, above(2));
-            table.add_value(single + 3 + at, above(100));
-        }
+        };
+        table.add(tasks, bench.tasks(messages).await?);
+        bench.purge().await?;
+        table.add(tasks + 1, bench.broker.tasks(messages).await?);
+        bench.purge().await?;
+        table.add_percentiles(single, &bench.single(messages / 20).await?);
         bench.purge().await?;
     }
     bench.close().await
@@ -680,26 +510,7 @@ async fn bindings(
     Ok(())
 }
 
-fn main() -> ExitCode {
-    // `cargo test --benches` only wants to know that it starts.
-    if std::env::args().any(|argument| argument == "--test") {
-        return ExitCode::SUCCESS;
-    }
-    let Ok(url) = std::env::var("REDIS_URL") else {
-        eprintln!("REDIS_URL names no Redis; `scripts/brokers up redis` starts one");
-        return ExitCode::FAILURE;
-    };
-    let result = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(Into::into)
-        .and_then(|runtime| runtime.block_on(run(&url)));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
-        }
-    }
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    run_on("Redis", run).await
 }

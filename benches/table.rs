@@ -2,6 +2,29 @@
 
 use std::time::Instant;
 
+/// Who publishes or consumes.
+#[derive(Clone, Copy, Debug)]
+pub enum By {
+    /// The client library alone.
+    Client,
+    /// The backend alone.
+    Backend,
+    /// The whole framework.
+    Framework,
+}
+
+impl By {
+    /// What is compared, in the order of the rows.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Backend, Self::Framework];
+
+    /// All of them with their places among the rows. In turn, so that a slow moment of a shared machine does not hit
+    /// one row alone; and each of them first once, so that none always has a queue that the one before it has just left.
+    pub fn turns(round: usize) -> impl Iterator<Item = (usize, Self)> {
+        let places = (0..Self::ALL.len()).map(move |turn| (turn + round) % Self::ALL.len());
+        places.map(|at| (at, Self::ALL[at]))
+    }
+}
+
 /// What one measurement took.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
@@ -9,6 +32,16 @@ pub struct Cost {
     pub per_second: f64,
     /// Of the processor, for each message, in microseconds.
     pub cpu: f64,
+}
+
+impl Cost {
+    /// The same, if it was for so many times as many messages.
+    pub fn times(self, more: f64) -> Self {
+        Self {
+            per_second: self.per_second * more,
+            cpu: self.cpu / more,
+        }
+    }
 }
 
 /// Time and processor time of this process.
@@ -60,36 +93,77 @@ struct Row {
 }
 
 /// What was measured in several rounds.
-#[derive(Debug, Default)]
-pub struct Table(Vec<Row>);
+#[derive(Debug)]
+pub struct Table {
+    client: &'static str,
+    rows: Vec<Row>,
+}
 
 impl Table {
+    /// No rows, in which the client library will have this name.
+    pub fn new(client: &'static str) -> Self {
+        Self {
+            client,
+            rows: Vec::new(),
+        }
+    }
+
     /// How many rows there are, and so the number of the next.
     pub fn rows(&self) -> usize {
-        self.0.len()
+        self.rows.len()
+    }
+
+    /// Adds rows that are compared with the first of them. Answers its number.
+    pub fn each(&mut self, what: &str, unit: &'static str, of: &[By]) -> usize {
+        let first = self.rows();
+        for by in of {
+            let by = match by {
+                By::Client => self.client,
+                By::Backend => "backend",
+                By::Framework => "framework",
+            };
+            self.row(format!("{what}, {by}"), unit, first);
+        }
+        first
+    }
+
+    /// Adds rows for how long something takes. Answers the number of the first.
+    pub fn percentiles(&mut self, what: &str) -> usize {
+        let first = self.each(&format!("{what}, p50"), "µs", &By::ALL);
+        self.each(&format!("{what}, p99"), "µs", &By::ALL);
+        first
     }
 
     /// Adds a row that is compared with another one. Answers its number.
     pub fn row(&mut self, name: String, unit: &'static str, beside: usize) -> usize {
-        self.0.push(Row {
+        self.rows.push(Row {
             name,
             unit,
             values: Vec::new(),
             cpu: Vec::new(),
             beside,
         });
-        self.0.len() - 1
+        self.rows.len() - 1
     }
 
     /// What one round measured.
     pub fn add(&mut self, row: usize, cost: Cost) {
-        self.0[row].values.push(cost.per_second);
-        self.0[row].cpu.push(cost.cpu);
+        self.rows[row].values.push(cost.per_second);
+        self.rows[row].cpu.push(cost.cpu);
     }
 
     /// What one round measured, without its processor time.
     pub fn add_value(&mut self, row: usize, value: f64) {
-        self.0[row].values.push(value);
+        self.rows[row].values.push(value);
+    }
+
+    /// How long each of the three took in one round, sorted, for the rows of [`percentiles`](Self::percentiles).
+    pub fn add_percentiles(&mut self, first: usize, taken: &[Vec<f64>; 3]) {
+        for (at, taken) in taken.iter().enumerate() {
+            let above = |share: usize| taken[taken.len() - 1 - taken.len() / share];
+            self.add_value(first + at, above(2));
+            self.add_value(first + 3 + at, above(100));
+        }
     }
 
     /// Prints medians, and ratios round by round.
@@ -98,9 +172,9 @@ impl Table {
             "{:<34} {:>8} {:>8} {:>8} {:<4} {:>6} {:>6} {:>6} {:>7}",
             "", "median", "least", "most", "", "ratio", "least", "most", "cpu µs"
         );
-        for row in self.0.iter().filter(|row| !row.values.is_empty()) {
+        for row in self.rows.iter().filter(|row| !row.values.is_empty()) {
             // Round by round: what slows the machine down slows both.
-            let beside = self.0[row.beside].values.iter();
+            let beside = self.rows[row.beside].values.iter();
             let ratios = row
                 .values
                 .iter()
