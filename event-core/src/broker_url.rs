@@ -188,6 +188,16 @@ impl BrokerUrl {
         self.options_and(known, &|_| false)
     }
 
+    /// The error for the name of an unknown option that may be the rest of a password, in which an `&` was not escaped:
+    /// it does not show the name.
+    pub fn rest_of_secret(&self, name: &str) -> Option<Error> {
+        let mut before = self.options.iter().take_while(|(known, _)| known != name);
+        let is_secret = |name: &str| name.contains("password") || name.contains("secret");
+        before.any(|(known, _)| is_secret(known)).then(|| {
+            self.wrong("an option behind a password is not known; an `&` within a password is written `%26`")
+        })
+    }
+
     /// The options, where those with certain names are known to somebody else, such as the client.
     ///
     /// # Errors
@@ -199,6 +209,9 @@ impl BrokerUrl {
     ) -> Result<impl Iterator<Item = UrlOption<'a>> + use<'a>> {
         for (name, _) in &self.options {
             if !known.contains(&name.as_str()) && !elsewhere(name) {
+                if let Some(error) = self.rest_of_secret(name) {
+                    return Err(error);
+                }
                 let shown: String = name.chars().take(40).collect();
                 let known: Vec<_> = known.iter().map(|known| format!("`{known}`")).collect();
                 return Err(self.wrong(&format!(
@@ -326,6 +339,21 @@ mod tests {
         assert!(options[1].is_on().unwrap());
         assert_eq!(options[2].text(), "A");
         assert!(!format!("{url:?} {options:?}").contains("cret"));
+    }
+
+    #[test]
+    fn the_rest_of_a_password_is_not_shown() {
+        let url = FORM
+            .parse("post://a?on&sasl.password=s3&cret&late")
+            .unwrap();
+        let known = ["on", "sasl.password", "late"];
+        let error = url.options(&known).map(|_| ()).unwrap_err().to_string();
+        assert!(
+            error.contains("`%26`") && !error.contains("cret"),
+            "{error}"
+        );
+        let is_hidden = |name| url.rest_of_secret(name).is_some();
+        assert!(is_hidden("late") && !is_hidden("on") && !is_hidden("sasl.password"));
     }
 
     #[test]

@@ -108,12 +108,14 @@ impl Message {
         for (name, value) in wire {
             match prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
                 Some(attribute) => message.set_attribute(attribute, value),
-                None => message.headers_mut().set(name, value),
+                None => message.headers_mut().push(name, value),
             }
         }
+        message.headers_mut().unify();
         message
     }
 
+    /// An attribute from a broker. Whoever sets them [unifies](Headers::unify) the headers afterwards.
     fn set_attribute<V: AsRef<[u8]> + Into<HeaderValue>>(&mut self, name: &str, value: V) {
         let text = std::str::from_utf8(value.as_ref());
         match (name, text) {
@@ -126,9 +128,9 @@ impl Message {
             ("time", Ok(time)) => match humantime::parse_rfc3339_weak(time) {
                 Ok(time) => self.set_time(time),
                 // Kept as it came, for whoever can read it.
-                Err(_) => self.headers_mut().set("time", value),
+                Err(_) => self.headers_mut().push("time", value),
             },
-            (other, _) => self.headers_mut().set(other, value),
+            (other, _) => self.headers_mut().push(other, value),
         }
     }
 }
@@ -205,6 +207,7 @@ pub(crate) fn open(message: &Message) -> Result<Message> {
         let value = text(name).unwrap_or_else(|| raw.get().to_owned());
         inner.set_attribute(name, HeaderValue::from(value));
     }
+    inner.headers_mut().unify();
     Ok(inner)
 }
 

@@ -1,6 +1,10 @@
 //! Headers: names and values that travel with a message.
 
-use std::{borrow::Cow, fmt};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+};
 
 use bytes::Bytes;
 use smol_str::SmolStr;
@@ -9,6 +13,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The prefix of the headers that the framework keeps for itself.
 pub(crate) const RESERVED_PREFIX: &str = "switchboard-";
+
+/// So many names are compared with each other without an index.
+const FEW: usize = 32;
 
 /// The headers of a message, in the order they were set. A name occurs once.
 ///
@@ -46,6 +53,39 @@ impl Headers {
             Some((_, old)) => *old = value,
             None => self.0.push((name, value)),
         }
+    }
+
+    /// Adds a value without a look at those that are there: names are [`unified`](Self::unify) afterwards.
+    pub(crate) fn push(&mut self, name: impl Into<SmolStr>, value: impl Into<HeaderValue>) {
+        self.0.push((name.into(), value.into()));
+    }
+
+    /// Has each name occur once: where it was first, with the last of its values.
+    pub(crate) fn unify(&mut self) {
+        if self.0.len() <= FEW {
+            let mut at = 1;
+            while at < self.0.len() {
+                let name = &self.0[at].0;
+                match self.0[..at].iter().position(|(known, _)| known == name) {
+                    Some(first) => self.0[first].1 = self.0.remove(at).1,
+                    None => at += 1,
+                }
+            }
+            return;
+        }
+        // A message of another program may have as many as fit into it: comparing each with each would take minutes.
+        let mut places: HashMap<SmolStr, usize> = HashMap::new();
+        let mut kept: Vec<(SmolStr, HeaderValue)> = Vec::new();
+        for (name, value) in self.0.drain(..) {
+            match places.entry(name.clone()) {
+                Entry::Occupied(place) => kept[*place.get()].1 = value,
+                Entry::Vacant(place) => {
+                    place.insert(kept.len());
+                    kept.push((name, value));
+                }
+            }
+        }
+        self.0 = kept;
     }
 
     /// Takes a value out.
@@ -171,6 +211,27 @@ mod tests {
         headers.set("tenant", "eu");
         headers.set("tenant", "us");
         assert_eq!((headers.len(), headers.text("tenant")), (1, Some("us")));
+    }
+
+    #[test]
+    fn names_that_were_pushed_occur_once() {
+        for others in [2_usize, 100_000] {
+            let mut headers = Headers::new();
+            headers.push("tenant", "eu");
+            for number in 0..others {
+                headers.push(number.to_string(), "");
+            }
+            headers.push("tenant", "us");
+            headers.push("last", "");
+            headers.unify();
+            let names: Vec<_> = headers.iter().map(|(name, _)| name).collect();
+            assert_eq!(names.len(), others + 2);
+            assert_eq!(
+                (names[0], names[1], names[others + 1]),
+                ("tenant", "0", "last")
+            );
+            assert_eq!(headers.text("tenant"), Some("us"));
+        }
     }
 
     #[test]
