@@ -26,7 +26,6 @@ use tokio::{
 use crate::{
     client::{Context, Health, PATIENCE},
     error, names,
-    producer::HEADROOM,
     shared::lock,
     threads,
     url::Endpoints,
@@ -262,9 +261,8 @@ impl Admin {
             // Its clock is the broker's.
             new = new.set("message.timestamp.type", "LogAppendTime");
         }
-        let largest = (self.endpoints.max_message + 2 * HEADROOM).to_string();
+        let largest = self.endpoints.largest_copy().to_string();
         if matches!(purpose, Purpose::Retry | Purpose::Dead) {
-            // A copy says more than its original.
             new = new.set("max.message.bytes", &largest);
         }
         if replication == 3 {

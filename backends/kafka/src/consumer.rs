@@ -58,10 +58,19 @@ const LAST: Duration = Duration::from_secs(5);
 /// How long the start of a consumer waits for the group.
 const JOIN: Duration = Duration::from_secs(5);
 
+/// The longest lease that the client takes; brokers mostly allow less.
+const LONGEST_LEASE: Duration = Duration::from_secs(3_600);
+
 type Client = BaseConsumer<Context>;
 
 /// Starts the thread of a subscription.
 pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Held>) -> Result<()> {
+    if spec.lease > LONGEST_LEASE {
+        return Err(error::failed(
+            &format!("consume queue `{}`", spec.name),
+            Code::InvalidSessionTimeout,
+        ));
+    }
     let mut config = settings(&shared.endpoints, spec);
     let (kind, filter) = match spec.kind {
         QueueKind::Ephemeral => {
@@ -128,7 +137,8 @@ pub(crate) async fn start(shared: &Arc<Shared>, spec: &QueueSpec, held: &Arc<Hel
     threads::spawn("switchboard-consume", move || thread.run())?;
     // Who begins to publish now finds it there, unless others are still busy with what they have to let go.
     held.wait_joined(JOIN).await;
-    Ok(())
+    let fatal = held.lock().fatal.clone();
+    fatal.map_or(Ok(()), Err)
 }
 
 /// The settings of the client, but for its group.

@@ -116,6 +116,18 @@ pub(crate) fn failed(what: &str, code: Code) -> Error {
     Error::retryable(kind, format!("cannot {what}: {advice} ({code})"))
 }
 
+/// A copy that its topic does not take. Its original is kept, and comes again.
+pub(crate) fn copy_too_large(what: &str, topic: &str) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!(
+            "cannot {what}: it is larger than `?max_message=` or topic `{topic}` allows, so it comes again and again; \
+             set `max_message` to what the topic of its exchange takes, and `max.message.bytes` of `{topic}` to more than \
+             twice of that"
+        ),
+    )
+}
+
 /// The same for what a call of the client's says.
 pub(crate) fn of(what: &str, error: &KafkaError) -> Error {
     let code = match error {
@@ -128,6 +140,10 @@ pub(crate) fn of(what: &str, error: &KafkaError) -> Error {
         None if matches!(error, KafkaError::ClientConfig(..)) => Error::new(
             ErrorKind::InvalidUrl,
             format!("cannot {what}: a setting in the URL does not fit the others"),
+        ),
+        None if matches!(error, KafkaError::ClientCreation(_)) => Error::new(
+            ErrorKind::InvalidUrl,
+            format!("cannot {what}: settings in the URL do not fit each other: {error}"),
         ),
         None => Error::retryable(ErrorKind::Internal, format!("cannot {what}: {error}")),
     }

@@ -43,6 +43,8 @@ pub(crate) struct Partition {
     first_number: u64,
     held: usize,
     above: usize,
+    /// It was said that it stands still.
+    is_stuck: bool,
     suspects: i64,
     alone: BTreeMap<i64, u32>,
     /// Those that run alone now, with what is to stand there if they are given back.
@@ -134,6 +136,7 @@ impl Partition {
             first_number: 0,
             held: 0,
             above: 0,
+            is_stuck: false,
             // What was lent to somebody who did not give it back.
             suspects: progress.suspects.max(progress.lent),
             alone: progress.alone,
@@ -182,8 +185,8 @@ impl Partition {
             self.again = None;
             return self.recorded(offset);
         }
-        // It is being read again.
-        self.again = Some(offset + 1);
+        // It is being read again, until all of it was.
+        self.again = Some(offset + 1).filter(|next| *next < self.seen);
         match self.find(offset) {
             Err(_) => Place::New,
             Ok(at) if self.entries[at].state == State::Back => {
@@ -314,7 +317,7 @@ impl Partition {
 
     /// Hands out up to so many, as far as the broker knows that it may be.
     pub(crate) fn take(&mut self, most: usize, deliveries: &mut Vec<Delivery>) {
-        if self.stage != Stage::Ours || self.above >= MOST_ABOVE {
+        if self.stage != Stage::Ours || self.is_full() {
             return;
         }
         deliveries.reserve(most.min(self.ready.len()));
@@ -345,6 +348,19 @@ impl Partition {
             let suspect = offset < self.suspects;
             deliveries.push(Delivery::new(message, tag).with_suspicion(suspect));
         }
+    }
+
+    /// Whether so much is done above what is not that no more is handed out. That is said once.
+    fn is_full(&mut self) -> bool {
+        let is_full = self.above >= MOST_ABOVE;
+        if is_full && !self.is_stuck {
+            tracing::error!(
+                target: "switchboard", topic = %self.topic, partition = self.number, offset = self.lowest(),
+                "a partition stands still: {MOST_ABOVE} of its messages are done behind one that is not"
+            );
+        }
+        self.is_stuck = is_full;
+        is_full
     }
 
     /// Comes at regular times: what is lent beyond what was read is as much as goes in two beats.
@@ -528,15 +544,18 @@ impl Partition {
         self.changed = false;
         let offset = self.lowest();
         let mut finished: Vec<(i64, i64)> = Vec::new();
-        // The end of the last range, while nothing unfinished lies behind it.
+        // Offsets that are missing between two entries do not exist, unless they are still to be read again.
+        let is_complete = self.again.is_none();
         let mut open = false;
         for entry in &self.entries {
             match (entry.state.is_finished(), finished.last_mut()) {
-                (true, Some(last)) if open => last.1 = entry.to,
+                (true, Some(last)) if open && (is_complete || last.1 == entry.from) => {
+                    last.1 = entry.to;
+                }
                 (true, _) => finished.push((entry.from, entry.to)),
                 _ => {}
             }
-            open = entry.state.is_finished() && self.again.is_none();
+            open = entry.state.is_finished();
         }
         finished.extend(self.finished.iter().copied());
         let lent = match self.stage {
@@ -716,6 +735,26 @@ mod tests {
         }
         partition.tidy();
         assert_eq!(partition.progress(), Progress::at(10));
+    }
+
+    #[test]
+    fn what_is_finished_is_one_range_also_while_something_is_read_again() {
+        let mut partition = opened(Progress::at(0));
+        read(&mut partition, 0..9);
+        take(&mut partition, 9);
+        assert!(partition.give_back(0) && partition.give_back(5));
+        for number in [1, 2, 3, 4, 6, 7, 8] {
+            assert!(partition.finish(number));
+        }
+        assert_eq!(partition.progress().finished, [(1, 5), (6, 9)]);
+        assert_eq!(partition.reread(), Some(0));
+        assert_eq!(partition.progress().finished, [(1, 5), (6, 9)]);
+        // Up to what was read last, behind which nothing comes.
+        read(&mut partition, 0..9);
+        assert_eq!(partition.progress().finished, [(1, 5), (6, 9)]);
+        take(&mut partition, 2);
+        assert!(partition.finish(10));
+        assert_eq!(partition.progress().finished, [(1, 9)]);
     }
 
     #[test]

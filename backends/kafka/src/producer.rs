@@ -36,9 +36,6 @@ use crate::{
     wire,
 };
 
-/// What headers may add to the largest message.
-pub(crate) const HEADROOM: usize = 64 * 1024;
-
 /// What is known of the topic of an exchange.
 enum Target {
     Ready(Ready),

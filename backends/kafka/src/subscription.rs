@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::PATIENCE,
-    consumer, error,
+    consumer, error, names,
     partition::{Partition, Stage},
     producer::{Answered, Record, answer},
     shared::{Shared, lock},
@@ -439,7 +439,7 @@ impl Halves {
                 Target::Retry(_) => message.partition_key().map(SmolStr::new),
                 // A copy that is made twice is one dead letter, and no two messages have one key.
                 Target::Dead => Some(format_smolstr!(
-                    "{}/{}/{offset}/{}",
+                    "{}/{}/{offset}/{:.100}",
                     partition.topic,
                     partition.number,
                     message.id()
@@ -536,7 +536,10 @@ impl Halves {
                 Some(Ok(_)) => {}
                 Some(Err(code)) => {
                     self.shared.forget_topics(&self.spec.name, code);
-                    results[copy.at] = Err(error::failed(what, code));
+                    results[copy.at] = Err(match error::says_too_large(code) {
+                        true => error::copy_too_large(what, &self.topic(copy.target)),
+                        false => error::failed(what, code),
+                    });
                     continue;
                 }
                 None => {
@@ -553,6 +556,13 @@ impl Halves {
             }
         }
         self.settled(&mut state, alone)
+    }
+
+    fn topic(&self, target: Target) -> String {
+        match target {
+            Target::Retry(step) => names::retry(&self.spec.name, step),
+            Target::Dead => names::dead(&self.spec.name),
+        }
     }
 
     /// Sends copies. One that was sent before, and has no answer yet, is not sent again.

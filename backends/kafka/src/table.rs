@@ -344,6 +344,17 @@ impl Table {
             .filter(|entry| entry.life().is_some())
     }
 
+    /// Another queue that exists, whose topics Kafka takes for those of this one: names that differ only in `.` and `_`
+    /// are not both allowed.
+    pub(crate) fn twin(&self, queue: &QueueName) -> Option<&QueueName> {
+        let name = |queue: &QueueName| queue.replace('.', "_");
+        let mut others = self.queues.iter();
+        let is_twin = |(other, entry): &(&QueueName, &Arc<QueueEntry>)| {
+            *other != queue && entry.life().is_some() && name(other) == name(queue)
+        };
+        others.find(is_twin).map(|(other, _)| other)
+    }
+
     /// All that is left of a queue, whether or not it exists, to be taken back.
     pub(crate) fn remains(&self, queue: &QueueName) -> Vec<Key> {
         let Some(entry) = self.queues.get(queue) else {

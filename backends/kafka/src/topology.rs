@@ -117,8 +117,9 @@ fn facts(
     let mut facts = Vec::new();
     // What does not fit is said before anything has changed.
     for spec in queues {
-        if let Some(entry) = table.queue(&spec.name) {
-            fits(spec, entry.arguments())?;
+        match table.queue(&spec.name) {
+            Some(entry) => fits(spec, entry.arguments())?,
+            None => stands_alone(spec, table)?,
         }
     }
     for spec in queues {
@@ -152,6 +153,19 @@ fn facts(
         }
     }
     Ok(facts)
+}
+
+fn stands_alone(spec: &QueueSpec, table: &Table) -> Result<()> {
+    table.twin(&spec.name).map_or(Ok(()), |twin| {
+        Err(Error::new(
+            ErrorKind::InvalidName,
+            format!(
+                "cannot declare queue `{}` beside queue `{twin}`: Kafka does not allow topics whose names differ only \
+                 in `.` and `_`",
+                spec.name
+            ),
+        ))
+    })
 }
 
 fn fits(spec: &QueueSpec, have: Arguments) -> Result<()> {

@@ -116,6 +116,9 @@ const ALL: &str = "a publish counts when all replicas in sync have it";
 const COMMITS: &str = "what is done is committed after its handlers, never by itself";
 const ORDER: &str = "the client keeps the order of messages with the number it chose";
 
+/// What headers may add to the largest message.
+const HEADROOM: usize = 64 * 1024;
+
 /// What a URL says. Its `Debug` and everything else that is shown leave the password out.
 #[derive(Clone)]
 pub(crate) struct Endpoints {
@@ -277,7 +280,11 @@ impl Endpoints {
             config.set(name, value);
             if let Err(error) = config.create_native_config() {
                 let said = error.to_string();
-                let why = if said.contains("No such configuration property") {
+                let is_unknown = said.contains("No such configuration property");
+                if is_unknown && let Some(error) = url.rest_of_secret(name) {
+                    return Err(error);
+                }
+                let why = if is_unknown {
                     "is not a setting of librdkafka".to_owned()
                 } else if said.contains("not supported in this build") {
                     "is not in this build; TLS and SCRAM need the cargo feature `kafka-tls`"
@@ -290,6 +297,13 @@ impl Endpoints {
             }
         }
         Ok(())
+    }
+
+    /// The most bytes of a copy in a topic of a queue. It says more than its original: what happened to it, and the key
+    /// of a record of another program, which stands in its headers too.
+    pub(crate) fn largest_copy(&self) -> usize {
+        // Kafka's client takes no more.
+        (2 * self.max_message + HEADROOM).min(1_000_000_000)
     }
 
     /// Settings of a client of any kind: what the contract needs where the URL says nothing else.
@@ -431,6 +445,8 @@ mod tests {
                 "`linger.ms` does not take",
             ),
             ("kafka://:secret@host?keyfile=/dev/null", "kafka"),
+            ("kafka://host?sasl.password=a&secret", "`%26`"),
+            ("kafka://host?sasl.password=a&secret.b", "`%26`"),
         ] {
             let error = Endpoints::parse(url).unwrap_err();
             let text = error.to_string();

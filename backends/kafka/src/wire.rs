@@ -60,14 +60,20 @@ pub(crate) fn size(message: &Message) -> usize {
     let headers: usize = headers
         .map(|(name, value)| name.len() + value.as_bytes().len() + 8)
         .sum();
-    // The attributes of the envelope, and what the record itself adds.
-    message.payload().len() + headers + message.source().len() + message.key().len() + 256
+    let id = message.id();
+    let id = id.as_uuid().map_or_else(|| id.to_string().len(), |_| 36);
+    // It is the record's key as well.
+    let partition_key = 2 * message.partition_key().map_or(0, str::len);
+    let attributes = id + message.source().len() + message.key().len() + partition_key;
+    // And what the names of the attributes and the record itself add.
+    message.payload().len() + headers + attributes + 256
 }
 
-/// The routing key of a record; nothing when it has none.
+/// The routing key of a record; nothing when it has none that is legal.
 pub(crate) fn key<'m>(record: &'m BorrowedMessage<'_>) -> Option<&'m str> {
     let headers = record.headers()?;
-    find(headers, TYPE).and_then(|value| std::str::from_utf8(value).ok())
+    let key = find(headers, TYPE).and_then(|value| std::str::from_utf8(value).ok());
+    key.filter(|key| key.len() <= LONGEST_KEY)
 }
 
 fn find<'h>(headers: &'h BorrowedHeaders, name: &str) -> Option<&'h [u8]> {
@@ -82,6 +88,11 @@ fn header(headers: &BorrowedHeaders, at: usize) -> Option<Header<'_, &[u8]>> {
     let look = AssertUnwindSafe(|| headers.try_get(at));
     catch_unwind(look).unwrap_or(None)
 }
+
+/// How many bytes a routing key has at most.
+const LONGEST_KEY: usize = 255;
+/// What is said of a message within its queue, which no other program can say.
+const OURS: &str = "switchboard-";
 
 /// Of so many messages in a row that have one address, it is the same in memory. Its count is written to by whoever
 /// makes a message and by whoever drops one, who would be in each other's way with every message.
@@ -134,7 +145,7 @@ impl Reading {
     /// The message in a record of an exchange. Of programs that know no envelope, the record's key is what keeps an
     /// order.
     pub(crate) fn message(&mut self, record: &BorrowedMessage<'_>) -> Message {
-        let message = self.copy(record);
+        let message = self.read(record, false);
         if message.partition_key().is_some() {
             return message;
         }
@@ -144,8 +155,13 @@ impl Reading {
         }
     }
 
-    /// The message in a record of a queue. What is missing stays unset: other programs send none of it.
+    /// The message in a record of a queue.
     pub(crate) fn copy(&mut self, record: &BorrowedMessage<'_>) -> Message {
+        self.read(record, true)
+    }
+
+    /// What is missing stays unset: other programs send none of it.
+    fn read(&mut self, record: &BorrowedMessage<'_>, is_copy: bool) -> Message {
         let payload = self.payload(record.payload().unwrap_or_default());
         let Some(headers) = record.headers() else {
             let key = self.default_key.clone();
@@ -164,6 +180,8 @@ impl Reading {
             match header.key {
                 TYPE => kind = kind.or_else(text),
                 CONTENT_TYPE => content_type = text().unwrap_or_default(),
+                // A dead letter that somebody put back is a new message.
+                name if name.starts_with(OURS) && !is_copy => {}
                 EXCHANGE => exchange = text(),
                 name => others.push((name, header.value.unwrap_or_default())),
             }

@@ -97,7 +97,7 @@ fn log(queue: &QueueRuntime, fate: Fate, message: &Message, attempt: u32, error:
             tracing::warn!(target: "switchboard", queue = name, %key, %id, attempt, error, "a delivery failed and is tried again");
         }
         Fate::DeadLettered => {
-            tracing::error!(target: "switchboard", queue = name, %key, %id, attempt, error, "a delivery became a dead letter");
+            tracing::error!(target: "switchboard", queue = name, %key, %id, attempt, error, "a delivery becomes a dead letter");
         }
         Fate::Gone => {
             tracing::error!(target: "switchboard", queue = name, %key, %id, error, "a delivery was not handled and is gone: the subscription is ephemeral");

@@ -16,7 +16,7 @@ use rdkafka::{
 use smol_str::SmolStr;
 
 use super::{
-    HEADROOM, code,
+    code,
     record::{Answer, Record},
     reports::{Desk, Reports, Sent},
 };
@@ -53,7 +53,7 @@ impl Running {
         is_alone: bool,
     ) -> Result<Arc<Self>> {
         let mut config = endpoints.config();
-        let most = endpoints.max_message + HEADROOM;
+        let most = endpoints.largest_copy();
         for (name, value) in [
             ("enable.idempotence", "true"),
             ("acks", "all"),

@@ -400,3 +400,48 @@ async fn a_process_is_killed_between_a_retrys_copy_and_its_commit() -> CaseResul
     })
     .await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_behind_one_that_came_again_is_not_repeated() -> CaseResult {
+    const MANY: usize = 3_000;
+    on_kafka_with("behind", "partitions=1", async |at| {
+        let mut spec = at.direct.spec("billing_order", &["order.*.submit"])?;
+        spec.prefetch = MANY;
+        at.direct.declare(&[&spec]).await?;
+        let mut consumer = at.direct.consume(at.direct.bus(), &spec).await?;
+        publish(at.direct.bus(), 1..=u64::try_from(MANY)?).await?;
+        let held = consumer.take(MANY).await?;
+        consumer.release(&held[0]).await?;
+        for delivery in &held[1..] {
+            consumer.ack(delivery).await?;
+        }
+        let again = consumer.next().await?;
+        ensure_eq!(again.message().id(), held[0].message().id(), "what came");
+        consumer.release(&again).await?;
+        consumer.stop().await?;
+        let mut next = at.direct.consume(at.direct.bus(), &spec).await?;
+        let left = next.next().await?;
+        ensure_eq!(left.message().id(), held[0].message().id(), "what is left");
+        next.ack(&left).await?;
+        next.gets_nothing().await
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_not_allowed_is_refused_when_it_starts() -> CaseResult {
+    on_kafka("lease", async |at| {
+        for lease in [100, 2_000_000, 7_200_000] {
+            let mut spec = at.direct.spec("billing_order", &["order.*.submit"])?;
+            spec.lease = Duration::from_millis(lease);
+            at.direct.declare(&[&spec]).await?;
+            let Err(error) = at.direct.consume(at.direct.bus(), &spec).await else {
+                return Err(Failure::new(format!("{lease} ms are allowed")));
+            };
+            let text = error.to_string();
+            ensure!(text.contains("the lease is outside"), "{text}");
+        }
+        Ok(())
+    })
+    .await
+}

@@ -17,6 +17,7 @@ mod copies;
 mod crashes;
 mod members;
 mod ordering;
+mod others;
 mod process;
 mod progress;
 mod publishing;

@@ -14,7 +14,7 @@ use event_conformance::{
 };
 use event_core::{ConnectionState, ErrorKind};
 
-use crate::stage::{Admin, on_kafka, on_kafka_with};
+use crate::stage::{Admin, on_kafka};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_06_an_unroutable_message_fails_alone() -> CaseResult {
@@ -195,32 +195,20 @@ async fn fault_31_two_processes_declare_one_queue_while_a_third_publishes() -> C
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn records_of_other_programs_have_the_default_key() -> CaseResult {
-    let options = "partitions=3&default_key=order.v1.submit";
-    on_kafka_with("others", options, async |at| {
-        let desk = at.direct.desk();
-        let queue = at.direct.queue("billing_order", &desk);
-        let _running = at.direct.start(at.direct.bus(), queue).await?;
-        let records = (1..=20).map(|id| {
-            let payload = serde_json::to_vec(&order(id))?;
-            Ok((Some(format!("customer-{id}")), payload, None))
-        });
-        let records = records.collect::<CaseResult<Vec<_>>>()?;
-        Admin::of(at)?.produce(&at.name("order"), records).await?;
-        let seen = desk.finishes(20).await?;
-        ensure_eq!(
-            event_conformance::done(&seen),
-            (1..=20).collect::<Vec<_>>(),
-            "orders"
-        );
-        for seen in &seen {
-            let message = seen.delivery.message();
-            ensure_eq!(message.key().as_str(), "order.v1.submit", "key");
-            let customer = format!("customer-{}", seen.number());
-            ensure_eq!(message.partition_key(), Some(&*customer), "partition key");
-        }
-        desk.sees_no_more_than(20).await?;
-        at.direct.nothing_is_left("billing_order").await
+async fn queues_whose_topics_kafka_takes_for_the_same_are_refused() -> CaseResult {
+    on_kafka("twins", async |at| {
+        let dot = at.direct.spec("billing.order", &["order.*.submit"])?;
+        let line = at.direct.spec("billing_order", &["order.*.submit"])?;
+        at.direct.declare(&[&dot]).await?;
+        let Err(error) = at.direct.declare(&[&line]).await else {
+            return Err(Failure::new("both were declared"));
+        };
+        let text = error.to_string();
+        ensure!(text.contains(dot.name.as_str()), "{text}");
+        // Again, and the other once this one is gone.
+        at.direct.declare(&[&dot]).await?;
+        at.direct.bus().topology().delete_queue(&dot.name).await?;
+        at.direct.declare(&[&line]).await
     })
     .await
 }

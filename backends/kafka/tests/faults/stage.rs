@@ -237,6 +237,22 @@ impl Admin {
         Ok(())
     }
 
+    /// Stores a record within a transaction, which is left open.
+    pub(crate) async fn begin(&self, topic: &str, payload: Vec<u8>) -> CaseResult<BaseProducer> {
+        let (mut config, topic) = (self.config.clone(), topic.to_owned());
+        config.set("transactional.id", &topic);
+        let producer = spawn_blocking(move || {
+            let producer: BaseProducer = config.create()?;
+            producer.init_transactions(PATIENCE)?;
+            producer.begin_transaction()?;
+            let record = BaseRecord::<str, [u8]>::to(&topic).payload(&payload);
+            producer.send(record).map_err(|(error, _)| error)?;
+            producer.flush(PATIENCE)?;
+            Ok::<_, KafkaError>(producer)
+        });
+        Ok(producer.await??)
+    }
+
     /// Stores records as another program does, with these keys and values, and waits until they are there.
     pub(crate) async fn produce(
         &self,
