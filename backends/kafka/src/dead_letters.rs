@@ -27,7 +27,7 @@ use crate::{
     producer::Record,
     shared::Shared,
     topology,
-    wire::Reading,
+    wire::{Packer, Reading},
 };
 
 /// How many dead letters are replayed at once.
@@ -93,10 +93,11 @@ impl Letters {
             return Ok(Vec::new());
         };
         let unknown = ExchangeName::new("unknown")?;
-        let mut reading = Reading::new(unknown, RoutingKey::new("")?);
+        let (mut packer, mut reading) = (Packer::default(), Reading::new(RoutingKey::new("")?));
         self.scan(first, Vec::new(), move |letters, record| {
             if offsets.contains(&record.offset()) {
-                letters.push((record.offset(), reading.copy(record)));
+                let packed = packer.pack_copy(record);
+                letters.push((record.offset(), reading.message(&unknown, &packed)));
             }
         })
         .await

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use event_core::{Delivery, DeliveryTag, Message};
+use event_core::{DeliveryTag, ExchangeName};
 use smol_str::SmolStr;
 
-use crate::{progress::Progress, table::Mark};
+use crate::{progress::Progress, table::Mark, wire::Packed};
 
 /// From so many deliveries between two beats on, more is lent than was read: telling the broker of each would cost
 /// more than the suspicion of some that nobody had.
@@ -25,10 +25,12 @@ pub(crate) struct Partition {
     topic_id: SmolStr,
     pub(crate) number: i32,
     generation: u64,
+    /// The one of records that do not say where they came from.
+    exchange: ExchangeName,
     /// Ascending by offset, and never overlapping. The first is not finished.
     entries: VecDeque<Entry>,
     /// What was read and not handed out, ascending.
-    ready: VecDeque<(i64, Message)>,
+    ready: VecDeque<(i64, Packed)>,
     ready_bytes: usize,
     /// The offset after everything that was read.
     seen: i64,
@@ -100,6 +102,14 @@ impl State {
     }
 }
 
+/// A record that is handed out.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) record: Packed,
+    pub(crate) tag: DeliveryTag,
+    pub(crate) is_suspect: bool,
+}
+
 /// What a record is to its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -116,6 +126,7 @@ impl Partition {
         topic: SmolStr,
         number: i32,
         generation: u64,
+        exchange: ExchangeName,
         window: usize,
         progress: Progress,
     ) -> Self {
@@ -125,6 +136,7 @@ impl Partition {
             topic_id: progress.topic,
             number,
             generation,
+            exchange,
             entries: VecDeque::new(),
             ready: VecDeque::new(),
             ready_bytes: 0,
@@ -148,6 +160,10 @@ impl Partition {
             stage: Stage::Ours,
             changed: true,
         }
+    }
+
+    pub(crate) fn exchange(&self) -> &ExchangeName {
+        &self.exchange
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -214,12 +230,12 @@ impl Partition {
     }
 
     /// A record for the queue.
-    pub(crate) fn push(&mut self, offset: i64, message: Message) {
+    pub(crate) fn push(&mut self, offset: i64, record: Packed) {
         self.put(offset, offset + 1, State::Ready);
         // It is handed out when the broker knows that it may be.
         self.changed |= offset >= self.lent;
-        self.ready_bytes += message.payload().len();
-        self.ready.push_back((offset, message));
+        self.ready_bytes += record.len();
+        self.ready.push_back((offset, record));
     }
 
     /// A record that no binding lets in, as far as is known before a ticket is answered.
@@ -263,9 +279,7 @@ impl Partition {
     fn rewind(&mut self, from: i64) -> Option<i64> {
         let keep = self.ready.partition_point(|(offset, _)| *offset < from);
         let dropped = self.ready.drain(keep..);
-        self.ready_bytes -= dropped
-            .map(|(_, message)| message.payload().len())
-            .sum::<usize>();
+        self.ready_bytes -= dropped.map(|(_, record)| record.len()).sum::<usize>();
         self.entries
             .retain(|entry| entry.from < from || entry.state != State::Ready);
         // What was to be read again before that still is.
@@ -316,23 +330,23 @@ impl Partition {
     // --- Handing out ----------------------------------------------------------------------------------------------
 
     /// Hands out up to so many, as far as the broker knows that it may be.
-    pub(crate) fn take(&mut self, most: usize, deliveries: &mut Vec<Delivery>) {
+    pub(crate) fn take(&mut self, most: usize, taken: &mut Vec<Taken>) {
         if self.stage != Stage::Ours || self.is_full() {
             return;
         }
-        deliveries.reserve(most.min(self.ready.len()));
-        let end = deliveries.len() + most;
-        while deliveries.len() < end
+        taken.reserve(most.min(self.ready.len()));
+        let end = taken.len() + most;
+        while taken.len() < end
             && let Some((offset, _)) = self.ready.front()
         {
             if *offset >= self.lent {
                 self.changed = true;
                 return;
             }
-            let Some((offset, message)) = self.ready.pop_front() else {
+            let Some((offset, record)) = self.ready.pop_front() else {
                 return;
             };
-            self.ready_bytes -= message.payload().len();
+            self.ready_bytes -= record.len();
             if let Ok(at) = self.find(offset) {
                 self.entries[at].state = State::Held;
             }
@@ -345,8 +359,11 @@ impl Partition {
                 generation: self.generation,
                 number,
             };
-            let suspect = offset < self.suspects;
-            deliveries.push(Delivery::new(message, tag).with_suspicion(suspect));
+            taken.push(Taken {
+                record,
+                tag,
+                is_suspect: offset < self.suspects,
+            });
         }
     }
 
@@ -593,26 +610,23 @@ impl Partition {
 
 #[cfg(test)]
 mod tests {
-    use event_core::{ExchangeName, RoutingKey};
-
     use super::*;
 
-    fn message(offset: i64) -> Message {
-        let exchange = ExchangeName::new("order").unwrap();
-        let key = RoutingKey::new("order.v1").unwrap();
-        Message::new(exchange, key, "{}").with_id(offset.to_string().as_str())
+    fn record(offset: i64) -> Packed {
+        Packed::of(offset.to_string().as_bytes())
     }
 
     fn read(partition: &mut Partition, offsets: std::ops::Range<i64>) {
         for offset in offsets {
             if partition.place(offset) == Place::New {
-                partition.push(offset, message(offset));
+                partition.push(offset, record(offset));
             }
         }
     }
 
     fn opened(progress: Progress) -> Partition {
-        Partition::new("order".into(), 0, 1, 1_000, progress)
+        let exchange = ExchangeName::new("order").unwrap();
+        Partition::new("order".into(), 0, 1, exchange, 1_000, progress)
     }
 
     fn commit(partition: &mut Partition) -> Progress {
@@ -622,12 +636,12 @@ mod tests {
     }
 
     fn take(partition: &mut Partition, most: usize) -> Vec<(u64, i64, bool)> {
-        let mut deliveries = Vec::new();
+        let mut taken = Vec::new();
         commit(partition);
-        partition.take(most, &mut deliveries);
-        let shown = deliveries.iter().map(|delivery| {
-            let offset = delivery.message().id().to_string().parse().unwrap();
-            (delivery.tag().number, offset, delivery.is_suspect())
+        partition.take(most, &mut taken);
+        let shown = taken.iter().map(|taken| {
+            let offset = std::str::from_utf8(taken.record.payload()).unwrap();
+            (taken.tag.number, offset.parse().unwrap(), taken.is_suspect)
         });
         shown.collect()
     }
@@ -763,7 +777,7 @@ mod tests {
         for offset in 0..6 {
             assert_eq!(partition.place(offset), Place::New);
             match offset {
-                2 => partition.push(offset, message(offset)),
+                2 => partition.push(offset, record(offset)),
                 _ => partition.pass(offset, u64::from(offset > 3)),
             }
         }
@@ -834,7 +848,7 @@ mod tests {
         let mut partition = opened(Progress::at(0));
         for offset in [3, 7, 20] {
             assert_eq!(partition.place(offset), Place::New);
-            partition.push(offset, message(offset));
+            partition.push(offset, record(offset));
         }
         take(&mut partition, 3);
         for number in [2, 1, 0] {

@@ -8,8 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use event_core::{
-    Arrival, Deliveries, DeliveryTag, Error, ErrorKind, QueueSpec, Result, Settle, Settled,
-    Settlement, Subscription, retry_step,
+    Arrival, Deliveries, Delivery, DeliveryTag, Error, ErrorKind, ExchangeName, QueueSpec, Result,
+    RoutingKey, Settle, Settled, Settlement, Subscription, retry_step,
 };
 use smol_str::{SmolStr, format_smolstr};
 use tokio::{
@@ -21,11 +21,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::PATIENCE,
     consumer, error, names,
-    partition::{Partition, Stage},
+    partition::{Partition, Stage, Taken},
     producer::{Answered, Record, answer},
     shared::{Shared, lock},
     signal::Signal,
     topology,
+    wire::Reading,
 };
 
 /// How long the end of a subscription may take before it goes on without the broker.
@@ -87,6 +88,7 @@ struct Halves {
 #[derive(Debug)]
 struct Reader {
     halves: Arc<Halves>,
+    reading: Reading,
     stop: CancellationToken,
 }
 
@@ -115,6 +117,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, spec: &QueueSpec) -> Result<Subsc
     let stop = CancellationToken::new();
     let reader = Reader {
         halves: halves.clone(),
+        reading: Reading::new(RoutingKey::new(&shared.endpoints.default_key)?),
         stop: stop.clone(),
     };
     Ok(Subscription {
@@ -222,9 +225,10 @@ impl State {
         self.partitions.iter().map(Partition::held).sum()
     }
 
-    /// Takes from one partition after the other. Also whether there is room now to read on.
-    fn take(&mut self, most: usize) -> (Vec<event_core::Delivery>, bool) {
-        let mut deliveries = Vec::new();
+    /// Takes from one partition after the other, and whose they are. Also whether there is room now to read on.
+    fn take(&mut self, most: usize) -> (Vec<Taken>, Option<ExchangeName>, bool) {
+        let mut taken = Vec::new();
+        let mut exchange = None;
         let count = self.partitions.len();
         let before = self.ready();
         let mut has_room = false;
@@ -232,21 +236,22 @@ impl State {
             let at = (self.turn + step) % count;
             if let Some(partition) = self.partitions.get_mut(at) {
                 let (before, _) = partition.ready();
-                partition.take(most, &mut deliveries);
+                partition.take(most, &mut taken);
                 let (after, _) = partition.ready();
                 let low = consumer::share(count) / 2;
                 has_room |= after <= low && before > low;
                 self.urgent |= partition.is_nearly_short();
             }
-            if !deliveries.is_empty() {
+            if !taken.is_empty() {
                 // A batch is of one partition, so that tags ascend.
+                exchange = self.partitions.get(at).map(|of| of.exchange().clone());
                 self.turn = at + 1;
                 break;
             }
         }
         // Not with each that is taken: waking the thread costs as much as reading several.
         let has_room = has_room || consumer::is_low(self.ready()) && !consumer::is_low(before);
-        (deliveries, has_room)
+        (taken, exchange, has_room)
     }
 }
 
@@ -271,15 +276,19 @@ impl Deliveries for Reader {
                 if state.end == Some(End::Closed) {
                     return Err(error::closed());
                 }
-                let (deliveries, has_room) = state.take(max);
+                let (taken, exchange, has_room) = state.take(max);
                 let urgent = state.urgent;
                 drop(state);
                 // It reads on when there is room, and lends more when that is asked for.
                 if urgent || has_room {
                     held.signal.raise();
                 }
-                if !deliveries.is_empty() {
-                    return Ok(Arrival::Batch(deliveries));
+                if let Some(exchange) = exchange {
+                    let made = taken.into_iter().map(|taken| {
+                        let message = self.reading.message(&exchange, &taken.record);
+                        Delivery::new(message, taken.tag).with_suspicion(taken.is_suspect)
+                    });
+                    return Ok(Arrival::Batch(made.collect()));
                 }
             }
             tokio::select! {

@@ -1,8 +1,11 @@
 //! A message as a record of Kafka, and back.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    iter,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BufMut as _, BytesMut};
 use event_core::{Address, Bytes, ExchangeName, Message, RoutingKey};
 use rdkafka::{
     Message as _,
@@ -97,107 +100,186 @@ const OURS: &str = "switchboard-";
 /// Of so many messages in a row that have one address, it is the same in memory. Its count is written to by whoever
 /// makes a message and by whoever drops one, who would be in each other's way with every message.
 const SHARED: u32 = 256;
-/// Payloads stand behind each other in pieces of memory of this size, which are kept while one of them is.
+/// Records stand behind each other in pieces of memory of this size, which are kept while one of them is.
 const PIECE: usize = 4_096;
-/// A payload that is larger than this has memory of its own.
+/// A record whose payload is larger than this has memory of its own.
 const SMALL: usize = 1_024;
+/// What a record has beside its payload, mostly.
+const BESIDE: usize = 512;
+/// The length of a key that is not there.
+const NO_KEY: u32 = u32::MAX;
+
+/// A record as bytes: its key, its headers and its payload, one behind the other. The client lends a record for a
+/// moment, to the one thread that reads; the message is made of this by whoever takes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    bytes: Bytes,
+    /// Where the payload begins.
+    payload: usize,
+}
+
+/// Packs records.
+#[derive(Debug, Default)]
+pub(crate) struct Packer {
+    piece: BytesMut,
+}
+
+impl Packer {
+    /// A record of an exchange. Of programs that know no envelope, the record's key is what keeps an order.
+    pub(crate) fn pack(&mut self, record: &BorrowedMessage<'_>) -> Packed {
+        // A dead letter that somebody put back is a new message.
+        self.pack_with(record, record.key(), |name| !name.starts_with(OURS))
+    }
+
+    /// A record of a queue.
+    pub(crate) fn pack_copy(&mut self, record: &BorrowedMessage<'_>) -> Packed {
+        self.pack_with(record, None, |_| true)
+    }
+
+    fn pack_with(
+        &mut self,
+        record: &BorrowedMessage<'_>,
+        key: Option<&[u8]>,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Packed {
+        let payload = record.payload().unwrap_or_default();
+        let size = payload.len() + BESIDE;
+        let mut alone = BytesMut::new();
+        let bytes = match payload.len() > SMALL {
+            true => &mut alone,
+            false => &mut self.piece,
+        };
+        if bytes.capacity() < size {
+            *bytes = BytesMut::with_capacity(size.max(PIECE));
+        }
+        bytes.put_u32_ne(key.map_or(NO_KEY, length));
+        bytes.extend_from_slice(key.unwrap_or_default());
+        if let Some(headers) = record.headers() {
+            // Each look at a header measures and checks its name, so it is looked at once.
+            for header in (0..headers.count()).filter_map(|at| header(headers, at)) {
+                if is_wanted(header.key) {
+                    let value = header.value.unwrap_or_default();
+                    bytes.put_u32_ne(length(header.key.as_bytes()));
+                    bytes.put_u32_ne(length(value));
+                    bytes.extend_from_slice(header.key.as_bytes());
+                    bytes.extend_from_slice(value);
+                }
+            }
+        }
+        let begin = bytes.len();
+        bytes.extend_from_slice(payload);
+        Packed {
+            bytes: bytes.split().freeze(),
+            payload: begin,
+        }
+    }
+}
+
+/// No part of a record has 4 GiB.
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(NO_KEY - 1)
+}
+
+impl Packed {
+    /// A record with a payload and nothing else.
+    #[cfg(test)]
+    pub(crate) fn of(payload: &[u8]) -> Self {
+        let mut bytes = BytesMut::new();
+        bytes.put_u32_ne(NO_KEY);
+        let begin = bytes.len();
+        bytes.extend_from_slice(payload);
+        Self {
+            bytes: bytes.freeze(),
+            payload: begin,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.bytes[self.payload..]
+    }
+
+    /// How many bytes it has.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Its key, and its headers.
+    fn parts(&self) -> (Option<&str>, impl Iterator<Item = (&str, &[u8])>) {
+        let mut rest = &self.bytes[..self.payload];
+        let length = rest.get_u32_ne();
+        let key = (length != NO_KEY).then(|| split(&mut rest, length));
+        let headers = iter::from_fn(move || {
+            if rest.len() < 8 {
+                return None;
+            }
+            let (name, value) = (rest.get_u32_ne(), rest.get_u32_ne());
+            let name = std::str::from_utf8(split(&mut rest, name)).unwrap_or_default();
+            Some((name, split(&mut rest, value)))
+        });
+        let key = key.and_then(|key| std::str::from_utf8(key).ok());
+        (key, headers)
+    }
+}
+
+fn split<'b>(rest: &mut &'b [u8], length: u32) -> &'b [u8] {
+    let (first, others) = rest.split_at((length as usize).min(rest.len()));
+    *rest = others;
+    first
+}
 
 /// Makes messages of records, and remembers the last address, which the next record mostly has too.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    /// The exchange of records that do not say where they came from.
-    exchange: ExchangeName,
     /// The key of records that have none.
     default_key: RoutingKey,
     last: Option<Address>,
     /// How many messages more may have it.
     left: u32,
-    piece: BytesMut,
 }
 
 impl Reading {
-    pub(crate) fn new(exchange: ExchangeName, default_key: RoutingKey) -> Self {
+    pub(crate) fn new(default_key: RoutingKey) -> Self {
         Self {
-            exchange,
             default_key,
             last: None,
             left: 0,
-            piece: BytesMut::new(),
         }
     }
 
-    fn payload(&mut self, bytes: &[u8]) -> Bytes {
-        if bytes.is_empty() || bytes.len() > SMALL {
-            return Bytes::copy_from_slice(bytes);
-        }
-        if self.piece.capacity() < bytes.len() {
-            self.piece = BytesMut::with_capacity(PIECE);
-        }
-        self.piece.extend_from_slice(bytes);
-        self.piece.split().freeze()
-    }
-
-    /// The key that a record has or is given.
-    pub(crate) fn key<'m>(&'m self, record: &'m BorrowedMessage<'_>) -> &'m str {
-        key(record).unwrap_or(&self.default_key)
-    }
-
-    /// The message in a record of an exchange. Of programs that know no envelope, the record's key is what keeps an
-    /// order.
-    pub(crate) fn message(&mut self, record: &BorrowedMessage<'_>) -> Message {
-        let message = self.read(record, false);
-        if message.partition_key().is_some() {
-            return message;
-        }
-        match record.key().and_then(|key| std::str::from_utf8(key).ok()) {
-            Some(key) => message.with_partition_key(key),
-            None => message,
-        }
-    }
-
-    /// The message in a record of a queue.
-    pub(crate) fn copy(&mut self, record: &BorrowedMessage<'_>) -> Message {
-        self.read(record, true)
-    }
-
-    /// What is missing stays unset: other programs send none of it.
-    fn read(&mut self, record: &BorrowedMessage<'_>, is_copy: bool) -> Message {
-        let payload = self.payload(record.payload().unwrap_or_default());
-        let Some(headers) = record.headers() else {
-            let key = self.default_key.clone();
-            return Message::to(self.address(None, &key, ""), payload);
-        };
-        // Each look at a header measures and checks its name, so it is looked at once.
-        let count = headers.count();
-        let mut others = Vec::with_capacity(count);
-        let (mut exchange, mut kind, mut content_type) = (None, None, "");
-        for header in (0..count).filter_map(|at| header(headers, at)) {
-            let text = || {
-                header
-                    .value
-                    .and_then(|value| std::str::from_utf8(value).ok())
-            };
-            match header.key {
+    /// The message in a record. The exchange is that of records that do not say where they came from. What is missing
+    /// stays unset: other programs send none of it.
+    pub(crate) fn message(&mut self, exchange: &ExchangeName, record: &Packed) -> Message {
+        let (record_key, headers) = record.parts();
+        let mut others = Vec::with_capacity(ATTRIBUTES);
+        let (mut from, mut kind, mut content_type) = (None, None, "");
+        for (name, value) in headers {
+            let text = || std::str::from_utf8(value).ok();
+            match name {
                 TYPE => kind = kind.or_else(text),
                 CONTENT_TYPE => content_type = text().unwrap_or_default(),
-                // A dead letter that somebody put back is a new message.
-                name if name.starts_with(OURS) && !is_copy => {}
-                EXCHANGE => exchange = text(),
-                name => others.push((name, header.value.unwrap_or_default())),
+                EXCHANGE => from = text(),
+                name => others.push((name, value)),
             }
         }
-        let address = match kind {
-            Some(kind) => self.address(exchange, kind, content_type),
-            None => {
-                let key = self.default_key.clone();
-                self.address(exchange, &key, content_type)
-            }
-        };
-        Message::from_wire(address, payload, &[PREFIX], others)
+        let default_key = self.default_key.clone();
+        let from = from.unwrap_or(exchange);
+        let address = self.address(exchange, from, kind.unwrap_or(&default_key), content_type);
+        let payload = record.bytes.slice(record.payload..);
+        let message = Message::from_wire(address, payload, &[PREFIX], others);
+        match record_key {
+            Some(key) if message.partition_key().is_none() => message.with_partition_key(key),
+            _ => message,
+        }
     }
 
-    fn address(&mut self, exchange: Option<&str>, key: &str, content_type: &str) -> Address {
-        let exchange = exchange.unwrap_or(&self.exchange);
+    fn address(
+        &mut self,
+        default: &ExchangeName,
+        exchange: &str,
+        key: &str,
+        content_type: &str,
+    ) -> Address {
         if let Some(last) = &self.last
             && last.key() == key
             && last.content_type() == content_type
@@ -211,9 +293,9 @@ impl Reading {
             self.keep(&anew);
             return anew;
         }
-        let exchange = match exchange == self.exchange.as_str() {
-            true => self.exchange.clone(),
-            false => ExchangeName::new(exchange).unwrap_or_else(|_| self.exchange.clone()),
+        let exchange = match exchange == default.as_str() {
+            true => default.clone(),
+            false => ExchangeName::new(exchange).unwrap_or_else(|_| default.clone()),
         };
         let key = RoutingKey::new(key).unwrap_or_else(|_| self.default_key.clone());
         let address = Address::new(exchange, key).with_content_type(content_type);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use event_core::{Arrival, ExchangeName, Message, Result};
+use event_core::{Arrival, ExchangeName, Result};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{Consumer as _, base_consumer::PartitionQueue},
@@ -24,7 +24,7 @@ use crate::{
     names,
     partition::{Partition, Stage},
     progress::Progress,
-    wire::Reading,
+    wire::{Packed, Packer},
 };
 
 /// How often an ephemeral subscription looks for new partitions.
@@ -42,9 +42,9 @@ pub(super) struct Lane {
     /// There may be something in the queue.
     pub(super) filled: Arc<AtomicBool>,
     pub(super) source: Source,
-    pub(super) reading: Reading,
+    pub(super) packer: Packer,
     /// What was read and is not due before this, on the broker's clock.
-    pub(super) waiting: Option<(i64, i64, Message)>,
+    pub(super) waiting: Option<(i64, i64, Packed)>,
     /// Reading it failed; it has to be looked at where it begins and ends.
     pub(super) is_lost: bool,
 }
@@ -116,7 +116,7 @@ impl Thread {
             queue: None,
             filled: Arc::new(AtomicBool::new(true)),
             source,
-            reading: Reading::new(exchange, self.default_key.clone()),
+            packer: Packer::default(),
             waiting: None,
             is_lost: false,
         };
@@ -125,6 +125,7 @@ impl Thread {
             topic.clone(),
             partition,
             generation,
+            exchange,
             self.prefetch,
             progress,
         );

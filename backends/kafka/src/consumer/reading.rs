@@ -5,11 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use event_core::{Message, Result};
+use event_core::Result;
 use rdkafka::{Message as _, error::KafkaError, message::BorrowedMessage};
 
 use super::{Source, Thread};
-use crate::{error, partition::Place, shared::lock};
+use crate::{
+    error,
+    partition::Place,
+    shared::lock,
+    wire::{self, Packed},
+};
 
 /// How much may be read and not handed out: messages, and bytes of them.
 const READY: (usize, usize) = (4_096, 8 << 20);
@@ -80,7 +85,7 @@ impl Thread {
                 batch.records.clear();
                 continue;
             };
-            for (offset, message) in batch.records.drain(..) {
+            for (offset, record) in batch.records.drain(..) {
                 match partition.place(offset) {
                     Place::New => {}
                     Place::Known => continue,
@@ -89,8 +94,8 @@ impl Thread {
                         break;
                     }
                 }
-                match message {
-                    Some(message) => partition.push(offset, message),
+                match record {
+                    Some(record) => partition.push(offset, record),
                     None => {
                         partition.pass(offset, ticket);
                         has_unmatched = true;
@@ -122,12 +127,12 @@ impl Thread {
         let Some(queue) = lane.queue.as_ref().filter(|_| !lane.is_lost) else {
             return false;
         };
-        if let Some((due, offset, message)) = lane.waiting.take() {
+        if let Some((due, offset, record)) = lane.waiting.take() {
             if !is_reached(self.clock.reaches(due)) {
-                lane.waiting = Some((due, offset, message));
+                lane.waiting = Some((due, offset, record));
                 return false;
             }
-            batch.records.push((offset, Some(message)));
+            batch.records.push((offset, Some(record)));
         }
         if !lane.filled.swap(false, SeqCst) {
             return false;
@@ -152,22 +157,22 @@ impl Thread {
             bytes += record.payload_len();
             match &mut lane.source {
                 Source::Exchange(exchange, answer) => {
-                    let key = lane.reading.key(&record);
+                    let key = wire::key(&record).unwrap_or(&self.default_key);
                     let is_ours =
                         self.filter
                             .lets_in(exchange, lane.partition, offset, key, answer);
-                    let message = is_ours.then(|| lane.reading.message(&record));
-                    batch.records.push((offset, message));
+                    let packed = is_ours.then(|| lane.packer.pack(&record));
+                    batch.records.push((offset, packed));
                 }
                 Source::Retry(step) => {
                     let due = appended(&record) + *step;
-                    let message = lane.reading.copy(&record);
+                    let packed = lane.packer.pack_copy(&record);
                     if *step > 0 && !is_reached(self.clock.reaches(due)) {
-                        lane.waiting = Some((due, offset, message));
+                        lane.waiting = Some((due, offset, packed));
                         lane.filled.store(true, SeqCst);
                         return false;
                     }
-                    batch.records.push((offset, Some(message)));
+                    batch.records.push((offset, Some(packed)));
                 }
             }
         }
@@ -242,10 +247,10 @@ impl Thread {
     }
 }
 
-/// What was read of a partition: its messages, and the offsets of records that are not the queue's.
+/// What was read of a partition: its records, and the offsets of records that are not the queue's.
 #[derive(Default)]
 struct Batch {
-    records: Vec<(i64, Option<Message>)>,
+    records: Vec<(i64, Option<Packed>)>,
     error: Option<KafkaError>,
 }
 
