@@ -67,8 +67,6 @@ enum Late {
 pub(crate) struct Producer {
     endpoints: Arc<Endpoints>,
     admin: Arc<Admin>,
-    registry: Arc<Registry>,
-    health: Arc<Health>,
     desk: Arc<Desk>,
     /// Nothing only while it is dropped.
     running: Mutex<Option<Arc<Running>>>,
@@ -91,8 +89,6 @@ impl Producer {
         let producer = Arc::new(Self {
             endpoints: endpoints.clone(),
             admin: admin.clone(),
-            registry: registry.clone(),
-            health: health.clone(),
             running: Mutex::new(Some(Running::start(endpoints, &desk, false)?)),
             alone: Mutex::default(),
             desk,
@@ -295,7 +291,7 @@ impl Producer {
 
     /// What to say of a message that has no answer at its deadline.
     pub(crate) fn late(&self) -> Error {
-        let text = match self.health.is_down() {
+        let text = match self.desk.health.is_down() {
             true => {
                 "Kafka cannot be reached, and the time to publish is over; the message may have been stored"
             }
@@ -378,7 +374,11 @@ async fn work_late(producer: Weak<Producer>, mut received: mpsc::UnboundedReceiv
         let Some(producer) = producer.upgrade() else {
             return;
         };
-        let table = producer.registry.current(Instant::now() + PATIENCE).await;
+        let table = producer
+            .desk
+            .registry
+            .current(Instant::now() + PATIENCE)
+            .await;
         for late in batch.drain(..) {
             match (late, &table) {
                 (Late::Homeless(order), _) => producer.reopen(order),

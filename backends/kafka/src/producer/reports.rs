@@ -33,9 +33,9 @@ pub(super) enum Sent {
 
 /// Where reports are worked on.
 pub(super) struct Desk {
-    health: Arc<Health>,
+    pub(super) health: Arc<Health>,
     clock: Arc<BrokerClock>,
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     late: mpsc::UnboundedSender<Late>,
     last: Mutex<Option<Counted>>,
 }

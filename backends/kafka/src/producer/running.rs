@@ -137,11 +137,7 @@ impl Running {
     fn send_waiting(&self) {
         let mut waiting = lock(&self.waiting);
         while let Some(next) = waiting.pop_front() {
-            let refused = match next {
-                Waiting::Message(topic, order) => self.try_publish(topic, order),
-                Waiting::Record(record, answer) => self.try_store(record, answer),
-            };
-            if let Some(refused) = refused {
+            if let Some(refused) = self.try_send(next) {
                 waiting.push_front(refused);
                 return;
             }
@@ -149,24 +145,31 @@ impl Running {
     }
 
     pub(super) fn publish(&self, topic: &SmolStr, order: Order<Message>) {
-        let mut waiting = lock(&self.waiting);
-        if !waiting.is_empty() {
-            waiting.push_back(Waiting::Message(topic.clone(), order));
-        } else if let Some(refused) = self.try_publish(topic.clone(), order) {
-            waiting.push_back(refused);
-        }
+        self.send(Waiting::Message(topic.clone(), order));
     }
 
     pub(super) fn store(&self, record: Record, answer: Answer) {
+        self.send(Waiting::Record(record, answer));
+    }
+
+    /// Sends what comes behind everything that waits.
+    fn send(&self, next: Waiting) {
         let mut waiting = lock(&self.waiting);
         if !waiting.is_empty() {
-            waiting.push_back(Waiting::Record(record, answer));
-        } else if let Some(refused) = self.try_store(record, answer) {
+            waiting.push_back(next);
+        } else if let Some(refused) = self.try_send(next) {
             waiting.push_back(refused);
         }
     }
 
-    /// Gives a message to the client, or back when it has no room.
+    /// Gives something to the client, or back when it has no room.
+    fn try_send(&self, next: Waiting) -> Option<Waiting> {
+        match next {
+            Waiting::Message(topic, order) => self.try_publish(topic, order),
+            Waiting::Record(record, answer) => self.try_store(record, answer),
+        }
+    }
+
     fn try_publish(&self, topic: SmolStr, order: Order<Message>) -> Option<Waiting> {
         let message = order.item();
         let headers = wire::headers(message);
