@@ -147,6 +147,11 @@ impl Reports {
         if is_over {
             self.broken.store(true, SeqCst);
         }
+        let code = match code {
+            // What came to a partition of a deleted topic while the client let go of it ends with the partition.
+            Code::BrokerDestroy if !self.is_stopping() => Code::UnknownPartition,
+            code => code,
+        };
         match sent {
             // Nobody closed it: that it was given up with its client passes.
             Sent::Record(answer) if is_over => _ = answer.send(Err(Code::Fatal)),
