@@ -37,7 +37,7 @@ use crate::{
     client,
     clock::BrokerClock,
     error,
-    filter::{Answer, Filter},
+    filter::{Answers, Filter},
     names,
     producer::Producer,
     progress::Progress,
@@ -295,7 +295,7 @@ impl Thread {
         };
         for (exchange, topic, ends) in starts.clone() {
             for (partition, end) in (0..).zip(ends) {
-                let source = Source::Exchange(exchange.clone(), Answer::default());
+                let source = Source::Exchange(exchange.clone(), Answers::default());
                 self.open_alone(&topic, partition, source, Progress::at(end))?;
             }
         }
@@ -381,8 +381,8 @@ impl Thread {
         if is_new {
             self.filter = Filter::new(&parts.bindings);
             for lane in &mut self.lanes {
-                if let Source::Exchange(exchange, answer) = &mut lane.source {
-                    *answer = self.filter.fresh_answer(exchange, lane.partition);
+                if let Source::Exchange(exchange, answers) = &mut lane.source {
+                    *answers = self.filter.fresh_answers(exchange, lane.partition);
                 }
             }
         }

@@ -27,7 +27,7 @@ use crate::{
     producer::Record,
     shared::Shared,
     topology,
-    wire::{Packer, Reading},
+    wire::{Packed, Reading},
 };
 
 /// How many dead letters are replayed at once.
@@ -93,11 +93,11 @@ impl Letters {
             return Ok(Vec::new());
         };
         let unknown = ExchangeName::new("unknown")?;
-        let (mut packer, mut reading) = (Packer::default(), Reading::new(RoutingKey::new("")?));
+        let mut reading = Reading::new(RoutingKey::new("")?);
         self.scan(first, Vec::new(), move |letters, record| {
             if offsets.contains(&record.offset()) {
-                let packed = packer.pack_copy(record);
-                letters.push((record.offset(), reading.message(&unknown, &packed)));
+                let message = reading.message(&unknown, &Packed::copy(record));
+                letters.push((record.offset(), message));
             }
         })
         .await

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use event_core::{Binding, ExchangeName, TopicMap};
+use smol_str::SmolStr;
 
 use crate::table::Spans;
 
@@ -13,14 +14,38 @@ pub(crate) struct Filter {
     exchanges: HashMap<ExchangeName, TopicMap<Spans>>,
 }
 
-/// What was answered last for a partition: most records have the key of the one before.
+/// How many answers are remembered. Most exchanges have fewer keys.
+const MOST: usize = 256;
+
+/// What was answered for a partition.
 #[derive(Debug, Default)]
-pub(crate) struct Answer {
-    key: String,
-    matches: bool,
+pub(crate) struct Answers {
+    known: HashMap<SmolStr, bool>,
+    /// Most records have the key of the one before.
+    last: Option<(SmolStr, bool)>,
     /// From which offset on bindings have neither beginnings nor ends. Nothing before it is remembered.
     settled: i64,
-    known: bool,
+}
+
+impl Answers {
+    fn get(&mut self, key: &str) -> Option<bool> {
+        if let Some((last, matches)) = &self.last
+            && last == key
+        {
+            return Some(*matches);
+        }
+        let (key, matches) = self.known.get_key_value(key)?;
+        self.last = Some((key.clone(), *matches));
+        Some(*matches)
+    }
+
+    fn remember(&mut self, key: &str, matches: bool) {
+        // Keys that never come again are not kept for ever.
+        if self.known.len() == MOST {
+            self.known.clear();
+        }
+        self.known.insert(key.into(), matches);
+    }
 }
 
 impl Filter {
@@ -45,14 +70,14 @@ impl Filter {
         self.exchanges.keys()
     }
 
-    /// From which offset of a partition on bindings neither begin nor end.
-    pub(crate) fn fresh_answer(&self, exchange: &str, partition: i32) -> Answer {
+    /// Nothing was asked yet.
+    pub(crate) fn fresh_answers(&self, exchange: &str, partition: i32) -> Answers {
         let map = self.exchanges.get(exchange);
         let spans = map.into_iter().flat_map(|map| map.iter());
         let settled = spans.map(|(_, spans)| spans.settled_from(partition)).max();
-        Answer {
+        Answers {
             settled: settled.unwrap_or(0),
-            ..Answer::default()
+            ..Answers::default()
         }
     }
 
@@ -63,21 +88,18 @@ impl Filter {
         partition: i32,
         offset: i64,
         key: &str,
-        last: &mut Answer,
+        answers: &mut Answers,
     ) -> bool {
-        let is_settled = offset >= last.settled;
-        if is_settled && last.known && last.key == key {
-            return last.matches;
+        let is_settled = offset >= answers.settled;
+        if is_settled && let Some(matches) = answers.get(key) {
+            return matches;
         }
         let mut matches = false;
         if let Some(map) = self.exchanges.get(exchange) {
             map.for_each_match(key, |spans| matches |= spans.covers(partition, offset));
         }
         if is_settled {
-            last.known = true;
-            last.matches = matches;
-            last.key.clear();
-            last.key.push_str(key);
+            answers.remember(key, matches);
         }
         matches
     }
@@ -96,11 +118,28 @@ mod tests {
         ]);
         let filter = Filter::new(&bindings);
         assert!(filter.is_of(&bindings));
-        let mut last = filter.fresh_answer("order", 0);
-        let mut asked = |offset, key| filter.lets_in("order", 0, offset, key, &mut last);
+        let mut answers = filter.fresh_answers("order", 0);
+        let mut asked = |offset, key| filter.lets_in("order", 0, offset, key, &mut answers);
         assert!(asked(4, "order.v1") && !asked(5, "order.v1") && !asked(9, "order.v1"));
         assert!(asked(10, "order.v1") && asked(11, "order.v1") && !asked(12, "other"));
         assert!(!asked(13, "other") && asked(14, "order.v2"));
-        assert!(!filter.lets_in("elsewhere", 0, 99, "order.v1", &mut Answer::default()));
+        assert!(!filter.lets_in("elsewhere", 0, 99, "order.v1", &mut Answers::default()));
+    }
+    #[test]
+    fn answers_are_remembered_for_some_keys_and_right_for_all() {
+        let binding = Binding::new("order", "key.*.yes").unwrap();
+        let filter = Filter::new(&BTreeMap::from([(binding, Spans::since(vec![0]))]));
+        let mut answers = filter.fresh_answers("order", 0);
+        for offset in 0..10 * MOST as i64 {
+            let number = offset as usize % (3 * MOST);
+            for (word, matches) in [("yes", true), ("no", false), ("yes", true)] {
+                let key = format!("key.{number}.{word}");
+                assert_eq!(
+                    filter.lets_in("order", 0, offset, &key, &mut answers),
+                    matches
+                );
+                assert!(answers.known.len() <= MOST);
+            }
+        }
     }
 }

@@ -1,11 +1,7 @@
 //! A message as a record of Kafka, and back.
 
-use std::{
-    iter,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use bytes::{Buf as _, BufMut as _, BytesMut};
 use event_core::{Address, Bytes, ExchangeName, Message, RoutingKey};
 use rdkafka::{
     Message as _,
@@ -72,18 +68,22 @@ pub(crate) fn size(message: &Message) -> usize {
     message.payload().len() + headers + attributes + 256
 }
 
-/// The routing key of a record; nothing when it has none that is legal.
-pub(crate) fn key<'m>(record: &'m BorrowedMessage<'_>) -> Option<&'m str> {
-    let headers = record.headers()?;
-    let key = find(headers, TYPE).and_then(|value| std::str::from_utf8(value).ok());
-    key.filter(|key| key.len() <= LONGEST_KEY)
+/// The routing key of a record, and at which of its headers it stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind<'m> {
+    pub(crate) key: &'m str,
+    at: usize,
 }
 
-fn find<'h>(headers: &'h BorrowedHeaders, name: &str) -> Option<&'h [u8]> {
-    let mut headers = (0..headers.count()).filter_map(|at| header(headers, at));
-    headers
-        .find(|header| header.key == name)
-        .and_then(|header| header.value)
+/// The routing key of a record; nothing when it has none that is legal.
+pub(crate) fn kind<'m>(record: &'m BorrowedMessage<'_>) -> Option<Kind<'m>> {
+    let headers = record.headers()?;
+    let (at, value) = (0..headers.count())
+        .filter_map(|at| Some((at, header(headers, at)?)))
+        .find(|(_, header)| header.key == TYPE)
+        .map(|(at, header)| (at, header.value))?;
+    let key = std::str::from_utf8(value?).ok()?;
+    (key.len() <= LONGEST_KEY).then_some(Kind { key, at })
 }
 
 /// A header whose name is text. At any other the client panics, and programs in other languages may write them.
@@ -100,14 +100,27 @@ const OURS: &str = "switchboard-";
 /// Of so many messages in a row that have one address, it is the same in memory. Its count is written to by whoever
 /// makes a message and by whoever drops one, who would be in each other's way with every message.
 const SHARED: u32 = 256;
-/// Records stand behind each other in pieces of memory of this size, which are kept while one of them is.
-const PIECE: usize = 4_096;
+/// Records that are read together stand behind each other in pieces of memory of this size, which are kept while one
+/// of them is.
+const PIECE: usize = 16_384;
 /// A record whose payload is larger than this has memory of its own.
 const SMALL: usize = 1_024;
 /// What a record has beside its payload, mostly.
-const BESIDE: usize = 512;
+const BESIDE: usize = 256;
 /// The length of a key that is not there.
 const NO_KEY: u32 = u32::MAX;
+/// The names that our own records have, in their order: each is packed as its place here.
+const NAMES: [&str; 7] = [
+    TYPE,
+    CONTENT_TYPE,
+    "ce_specversion",
+    "ce_id",
+    "ce_source",
+    "ce_time",
+    "ce_partitionkey",
+];
+/// Instead of a place: the name follows.
+const OTHER: u8 = u8::MAX;
 
 /// A record as bytes: its key, its headers and its payload, one behind the other. The client lends a record for a
 /// moment, to the one thread that reads; the message is made of this by whoever takes it.
@@ -118,61 +131,146 @@ pub(crate) struct Packed {
     payload: usize,
 }
 
-/// Packs records.
-#[derive(Debug, Default)]
-pub(crate) struct Packer {
-    piece: BytesMut,
+/// Where a record stands among those that were packed with it.
+#[derive(Debug)]
+pub(crate) struct Spot {
+    piece: usize,
+    from: usize,
+    payload: usize,
+    to: usize,
 }
 
+/// Packs records that are read together.
+#[derive(Debug, Default)]
+pub(crate) struct Packer {
+    full: Vec<Bytes>,
+    piece: Vec<u8>,
+}
+
+/// The records that were packed together.
+#[derive(Debug)]
+pub(crate) struct Pieces(Vec<Bytes>);
+
 impl Packer {
-    /// A record of an exchange. Of programs that know no envelope, the record's key is what keeps an order.
-    pub(crate) fn pack(&mut self, record: &BorrowedMessage<'_>) -> Packed {
+    /// A record of an exchange, whose routing key was looked for. Of programs that know no envelope, the record's key
+    /// is what keeps an order.
+    pub(crate) fn pack(&mut self, record: &BorrowedMessage<'_>, kind: Option<Kind<'_>>) -> Spot {
         // A dead letter that somebody put back is a new message.
-        self.pack_with(record, record.key(), |name| !name.starts_with(OURS))
+        self.pack_with(record, record.key(), kind, |name| !name.starts_with(OURS))
     }
 
     /// A record of a queue.
-    pub(crate) fn pack_copy(&mut self, record: &BorrowedMessage<'_>) -> Packed {
-        self.pack_with(record, None, |_| true)
+    pub(crate) fn pack_copy(&mut self, record: &BorrowedMessage<'_>) -> Spot {
+        self.pack_with(record, None, None, |_| true)
+    }
+
+    /// A record that was packed before.
+    pub(crate) fn put(&mut self, packed: Packed) -> Spot {
+        self.seal();
+        let spot = Spot {
+            piece: self.full.len(),
+            from: 0,
+            payload: packed.payload,
+            to: packed.bytes.len(),
+        };
+        self.full.push(packed.bytes);
+        spot
     }
 
     fn pack_with(
         &mut self,
         record: &BorrowedMessage<'_>,
         key: Option<&[u8]>,
+        kind: Option<Kind<'_>>,
         is_wanted: impl Fn(&str) -> bool,
-    ) -> Packed {
+    ) -> Spot {
         let payload = record.payload().unwrap_or_default();
         let size = payload.len() + BESIDE;
-        let mut alone = BytesMut::new();
-        let bytes = match payload.len() > SMALL {
-            true => &mut alone,
-            false => &mut self.piece,
-        };
-        if bytes.capacity() < size {
-            *bytes = BytesMut::with_capacity(size.max(PIECE));
+        let is_large = payload.len() > SMALL;
+        if is_large || self.piece.len() + size > PIECE {
+            self.seal();
         }
-        bytes.put_u32_ne(key.map_or(NO_KEY, length));
+        // The first grows with what it gets: mostly there is either little, or much.
+        let is_first = self.full.is_empty();
+        let room = if is_large || is_first { size } else { PIECE };
+        let bytes = &mut self.piece;
+        if bytes.capacity() - bytes.len() < size {
+            bytes.reserve(room);
+        }
+        let from = bytes.len();
+        bytes.extend_from_slice(&key.map_or(NO_KEY, length).to_ne_bytes());
         bytes.extend_from_slice(key.unwrap_or_default());
-        if let Some(headers) = record.headers() {
+        let mut next = 0;
+        if let Some(kind) = kind {
+            put_known(bytes, next, kind.key.as_bytes());
+            next += 1;
+        }
+        let headers = record.headers();
+        let rest = headers.into_iter().flat_map(|headers| {
+            let others = (0..headers.count()).filter(|at| kind.is_none_or(|kind| kind.at != *at));
             // Each look at a header measures and checks its name, so it is looked at once.
-            for header in (0..headers.count()).filter_map(|at| header(headers, at)) {
-                if is_wanted(header.key) {
-                    let value = header.value.unwrap_or_default();
-                    bytes.put_u32_ne(length(header.key.as_bytes()));
-                    bytes.put_u32_ne(length(value));
-                    bytes.extend_from_slice(header.key.as_bytes());
-                    bytes.extend_from_slice(value);
-                }
+            others.filter_map(|at| header(headers, at))
+        });
+        for header in rest {
+            let (name, value) = (header.key, header.value.unwrap_or_default());
+            let place = match NAMES.get(next) == Some(&name) {
+                true => Some(next),
+                false => NAMES.iter().position(|known| *known == name),
+            };
+            if let Some(place) = place {
+                put_known(bytes, place, value);
+                next = place + 1;
+            } else if is_wanted(name) {
+                bytes.push(OTHER);
+                bytes.extend_from_slice(&length(value).to_ne_bytes());
+                bytes.extend_from_slice(&length(name.as_bytes()).to_ne_bytes());
+                bytes.extend_from_slice(name.as_bytes());
+                bytes.extend_from_slice(value);
             }
         }
         let begin = bytes.len();
         bytes.extend_from_slice(payload);
-        Packed {
-            bytes: bytes.split().freeze(),
+        let spot = Spot {
+            piece: self.full.len(),
+            from,
             payload: begin,
+            to: bytes.len(),
+        };
+        if is_large {
+            self.seal();
+        }
+        spot
+    }
+
+    /// What is packed from here on stands elsewhere.
+    fn seal(&mut self) {
+        if !self.piece.is_empty() {
+            self.full.push(std::mem::take(&mut self.piece).into());
         }
     }
+
+    /// What was packed since the last time.
+    pub(crate) fn finish(&mut self) -> Pieces {
+        self.seal();
+        Pieces(std::mem::take(&mut self.full))
+    }
+}
+
+impl Pieces {
+    /// A record that was packed together with these.
+    pub(crate) fn packed(&self, spot: &Spot) -> Packed {
+        Packed {
+            bytes: self.0[spot.piece].slice(spot.from..spot.to),
+            payload: spot.payload - spot.from,
+        }
+    }
+}
+
+/// A header whose name is the one at this place.
+fn put_known(bytes: &mut Vec<u8>, place: usize, value: &[u8]) {
+    let [a, b, c, d] = length(value).to_ne_bytes();
+    bytes.extend_from_slice(&[place as u8, a, b, c, d]);
+    bytes.extend_from_slice(value);
 }
 
 /// No part of a record has 4 GiB.
@@ -181,15 +279,21 @@ fn length(bytes: &[u8]) -> u32 {
 }
 
 impl Packed {
+    /// A record of a queue by itself.
+    pub(crate) fn copy(record: &BorrowedMessage<'_>) -> Self {
+        let mut packer = Packer::default();
+        let spot = packer.pack_copy(record);
+        packer.finish().packed(&spot)
+    }
+
     /// A record with a payload and nothing else.
     #[cfg(test)]
     pub(crate) fn of(payload: &[u8]) -> Self {
-        let mut bytes = BytesMut::new();
-        bytes.put_u32_ne(NO_KEY);
+        let mut bytes = NO_KEY.to_ne_bytes().to_vec();
         let begin = bytes.len();
         bytes.extend_from_slice(payload);
         Self {
-            bytes: bytes.freeze(),
+            bytes: bytes.into(),
             payload: begin,
         }
     }
@@ -205,27 +309,49 @@ impl Packed {
     }
 
     /// Its key, and its headers.
-    fn parts(&self) -> (Option<&str>, impl Iterator<Item = (&str, &[u8])>) {
-        let mut rest = &self.bytes[..self.payload];
-        let length = rest.get_u32_ne();
-        let key = (length != NO_KEY).then(|| split(&mut rest, length));
-        let headers = iter::from_fn(move || {
-            if rest.len() < 8 {
-                return None;
-            }
-            let (name, value) = (rest.get_u32_ne(), rest.get_u32_ne());
-            let name = std::str::from_utf8(split(&mut rest, name)).unwrap_or_default();
-            Some((name, split(&mut rest, value)))
-        });
+    fn parts(&self) -> (Option<&str>, Parts<'_>) {
+        let mut rest = Parts(&self.bytes[..self.payload]);
+        let length = rest.length().unwrap_or(NO_KEY);
+        let key = (length != NO_KEY).then(|| rest.split(length));
         let key = key.and_then(|key| std::str::from_utf8(key).ok());
-        (key, headers)
+        (key, rest)
     }
 }
 
-fn split<'b>(rest: &mut &'b [u8], length: u32) -> &'b [u8] {
-    let (first, others) = rest.split_at((length as usize).min(rest.len()));
-    *rest = others;
-    first
+/// What is left of the headers of a record.
+#[derive(Clone)]
+struct Parts<'b>(&'b [u8]);
+
+impl<'b> Parts<'b> {
+    fn length(&mut self) -> Option<u32> {
+        let (length, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_ne_bytes(*length))
+    }
+
+    fn split(&mut self, length: u32) -> &'b [u8] {
+        let (first, rest) = self.0.split_at((length as usize).min(self.0.len()));
+        self.0 = rest;
+        first
+    }
+}
+
+impl<'b> Iterator for Parts<'b> {
+    type Item = (&'b str, &'b [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (place, rest) = self.0.split_first()?;
+        self.0 = rest;
+        let size = self.length()?;
+        let name = match NAMES.get(usize::from(*place)) {
+            Some(name) => name,
+            None => {
+                let length = self.length()?;
+                std::str::from_utf8(self.split(length)).unwrap_or_default()
+            }
+        };
+        Some((name, self.split(size)))
+    }
 }
 
 /// Makes messages of records, and remembers the last address, which the next record mostly has too.
@@ -251,20 +377,20 @@ impl Reading {
     /// stays unset: other programs send none of it.
     pub(crate) fn message(&mut self, exchange: &ExchangeName, record: &Packed) -> Message {
         let (record_key, headers) = record.parts();
-        let mut others = Vec::with_capacity(ATTRIBUTES);
         let (mut from, mut kind, mut content_type) = (None, None, "");
-        for (name, value) in headers {
+        for (name, value) in headers.clone() {
             let text = || std::str::from_utf8(value).ok();
             match name {
                 TYPE => kind = kind.or_else(text),
                 CONTENT_TYPE => content_type = text().unwrap_or_default(),
                 EXCHANGE => from = text(),
-                name => others.push((name, value)),
+                _ => {}
             }
         }
         let default_key = self.default_key.clone();
         let from = from.unwrap_or(exchange);
         let address = self.address(exchange, from, kind.unwrap_or(&default_key), content_type);
+        let others = headers.filter(|(name, _)| ![TYPE, CONTENT_TYPE, EXCHANGE].contains(name));
         let payload = record.bytes.slice(record.payload..);
         let message = Message::from_wire(address, payload, &[PREFIX], others);
         match record_key {

@@ -20,11 +20,11 @@ use smol_str::SmolStr;
 use super::{Context, Kind, REQUEST, Thread};
 use crate::{
     admin,
-    filter::Answer,
+    filter::Answers,
     names,
     partition::{Partition, Stage},
     progress::Progress,
-    wire::{Packed, Packer},
+    wire::Packed,
 };
 
 /// How often an ephemeral subscription looks for new partitions.
@@ -42,7 +42,6 @@ pub(super) struct Lane {
     /// There may be something in the queue.
     pub(super) filled: Arc<AtomicBool>,
     pub(super) source: Source,
-    pub(super) packer: Packer,
     /// What was read and is not due before this, on the broker's clock.
     pub(super) waiting: Option<(i64, i64, Packed)>,
     /// Reading it failed; it has to be looked at where it begins and ends.
@@ -50,7 +49,7 @@ pub(super) struct Lane {
 }
 
 pub(super) enum Source {
-    Exchange(ExchangeName, Answer),
+    Exchange(ExchangeName, Answers),
     /// Retries that wait for so many milliseconds.
     Retry(i64),
 }
@@ -86,7 +85,7 @@ impl Thread {
         let exchange = exchanges
             .find(|exchange| names::exchange(&self.template, exchange).is_ok_and(|of| of == topic));
         match exchange {
-            Some(exchange) => Source::Exchange(exchange.clone(), Answer::default()),
+            Some(exchange) => Source::Exchange(exchange.clone(), Answers::default()),
             // Its last binding was removed in this moment.
             None => Source::Retry(0),
         }
@@ -103,8 +102,8 @@ impl Thread {
         let generation = GENERATIONS.fetch_add(1, SeqCst);
         let (exchange, source) = match source {
             Source::Exchange(exchange, _) => {
-                let answer = self.filter.fresh_answer(&exchange, partition);
-                (exchange.clone(), Source::Exchange(exchange, answer))
+                let answers = self.filter.fresh_answers(&exchange, partition);
+                (exchange.clone(), Source::Exchange(exchange, answers))
             }
             // Copies say where they came from.
             Source::Retry(step) => (ExchangeName::new("unknown")?, Source::Retry(step)),
@@ -116,7 +115,6 @@ impl Thread {
             queue: None,
             filled: Arc::new(AtomicBool::new(true)),
             source,
-            packer: Packer::default(),
             waiting: None,
             is_lost: false,
         };
@@ -212,7 +210,7 @@ impl Thread {
             }
         }
         for (exchange, topic, partition) in new {
-            let source = Source::Exchange(exchange, Answer::default());
+            let source = Source::Exchange(exchange, Answers::default());
             self.open_alone(&topic, partition, source, Progress::at(0))?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::{
     error,
     partition::Place,
     shared::lock,
-    wire::{self, Packed},
+    wire::{self, Packed, Packer, Spot},
 };
 
 /// How much may be read and not handed out: messages, and bytes of them.
@@ -80,6 +80,7 @@ impl Thread {
                 is_busy |= has_more;
                 continue;
             }
+            let pieces = batch.packer.finish();
             let mut state = self.held.lock();
             let Some(partition) = state.partition(generation) else {
                 batch.records.clear();
@@ -95,7 +96,7 @@ impl Thread {
                     }
                 }
                 match record {
-                    Some(record) => partition.push(offset, record),
+                    Some(spot) => partition.push(offset, pieces.packed(&spot)),
                     None => {
                         partition.pass(offset, ticket);
                         has_unmatched = true;
@@ -132,7 +133,7 @@ impl Thread {
                 lane.waiting = Some((due, offset, record));
                 return false;
             }
-            batch.records.push((offset, Some(record)));
+            batch.records.push((offset, Some(batch.packer.put(record))));
         }
         if !lane.filled.swap(false, SeqCst) {
             return false;
@@ -156,23 +157,25 @@ impl Thread {
             let offset = record.offset();
             bytes += record.payload_len();
             match &mut lane.source {
-                Source::Exchange(exchange, answer) => {
-                    let key = wire::key(&record).unwrap_or(&self.default_key);
+                Source::Exchange(exchange, answers) => {
+                    let kind = wire::kind(&record);
+                    let key = kind.map_or(&*self.default_key, |kind| kind.key);
                     let is_ours =
                         self.filter
-                            .lets_in(exchange, lane.partition, offset, key, answer);
-                    let packed = is_ours.then(|| lane.packer.pack(&record));
+                            .lets_in(exchange, lane.partition, offset, key, answers);
+                    let packed = is_ours.then(|| batch.packer.pack(&record, kind));
                     batch.records.push((offset, packed));
                 }
                 Source::Retry(step) => {
                     let due = appended(&record) + *step;
-                    let packed = lane.packer.pack_copy(&record);
                     if *step > 0 && !is_reached(self.clock.reaches(due)) {
-                        lane.waiting = Some((due, offset, packed));
+                        lane.waiting = Some((due, offset, Packed::copy(&record)));
                         lane.filled.store(true, SeqCst);
                         return false;
                     }
-                    batch.records.push((offset, Some(packed)));
+                    batch
+                        .records
+                        .push((offset, Some(batch.packer.pack_copy(&record))));
                 }
             }
         }
@@ -250,7 +253,8 @@ impl Thread {
 /// What was read of a partition: its records, and the offsets of records that are not the queue's.
 #[derive(Default)]
 struct Batch {
-    records: Vec<(i64, Option<Packed>)>,
+    records: Vec<(i64, Option<Spot>)>,
+    packer: Packer,
     error: Option<KafkaError>,
 }
 
