@@ -25,7 +25,7 @@ fn number(value: Value) -> CaseResult<i64> {
 }
 
 /// Moves a slot with its keys, a few at a time.
-fn migrate(from: &Server, to: &Server, others: &[Server], slot: &str) -> CaseResult {
+fn migrate(from: &Server, to: &Server, all: &[Server], slot: &str) -> CaseResult {
     let (source, target) = (
         text(from.ask(&["CLUSTER", "MYID"])?)?,
         text(to.ask(&["CLUSTER", "MYID"])?)?,
@@ -44,7 +44,8 @@ fn migrate(from: &Server, to: &Server, others: &[Server], slot: &str) -> CaseRes
             from.ask(&["MIGRATE", "127.0.0.1", &port, &text(key)?, "0", "5000"])?;
         }
     }
-    for node in others {
+    // The new owner first: who is told of it by the old one would send publishes back.
+    for node in [to, from].into_iter().chain(all) {
         node.ask(&["CLUSTER", "SETSLOT", slot, "NODE", &target])?;
     }
     Ok(())

@@ -174,12 +174,15 @@ impl Cluster {
             let answer = node.ask(words);
             answer.map_err(|error| io::Error::other(error.to_string()))
         };
-        for (node, slots) in
-            nodes
-                .iter()
-                .zip([["0", "5460"], ["5461", "10922"], ["10923", "16383"]])
-        {
-            asked(node, &["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]])?;
+        for (node, [epoch, first, last]) in nodes.iter().zip([
+            ["1", "0", "5460"],
+            ["2", "5461", "10922"],
+            ["3", "10923", "16383"],
+        ]) {
+            // Nodes that meet with one epoch settle later who takes another, and who gave a slot away could claim it
+            // anew by that.
+            asked(node, &["CLUSTER", "SET-CONFIG-EPOCH", epoch])?;
+            asked(node, &["CLUSTER", "ADDSLOTSRANGE", first, last])?;
         }
         for node in &nodes[1..] {
             let at = node
