@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    fmt,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -25,8 +26,8 @@ use crate::{
     client::{self, Context, PATIENCE},
     error, names,
     producer::Record,
-    shared::Shared,
-    topology,
+    shared::{Shared, lock},
+    threads, topology,
     wire::{Packed, Reading},
 };
 
@@ -39,6 +40,13 @@ pub(crate) struct Letters {
     shared: Arc<Shared>,
     queue: QueueName,
     topic: SmolStr,
+    reader: Arc<Mutex<Reader>>,
+}
+
+/// Reads the topic. Its client stays connected from one page of a list to the next.
+#[derive(Default)]
+struct Reader {
+    client: Option<BaseConsumer<Context>>,
 }
 
 impl Letters {
@@ -53,20 +61,25 @@ impl Letters {
             topic: names::dead(&queue).into(),
             shared: shared.clone(),
             queue,
+            reader: Arc::default(),
         })
     }
 
-    /// Reads from an offset to the end, on a thread that may wait. Without a topic there is nothing to read.
+    /// Reads from an offset to another, or to the end, on a thread that may wait. Without a topic there is nothing to
+    /// read.
     async fn scan<T: Send + 'static>(
         &self,
         from: i64,
+        until: i64,
         start: T,
         each: impl FnMut(&mut T, &BorrowedMessage<'_>) + Send + 'static,
     ) -> Result<T> {
         self.shared.check_open()?;
         let what = format!("read the dead letters of queue `{}`", self.queue);
         let (shared, topic) = (self.shared.clone(), self.topic.clone());
-        let scanned = spawn_blocking(move || scan(&shared, &topic, from, start, each)).await;
+        let reader = self.reader.clone();
+        let scan = move || lock(&reader).scan(&shared, &topic, from, until, start, each);
+        let scanned = spawn_blocking(scan).await;
         scanned
             .unwrap_or(Err(KafkaError::Canceled))
             .map_err(|error| error::of(&what, &error))
@@ -76,7 +89,7 @@ impl Letters {
     async fn live(&self, after: Option<i64>) -> Result<BTreeMap<i64, SmolStr>> {
         let from = after.map_or(0, |after| after + 1);
         let found: HashMap<SmolStr, Option<i64>> = HashMap::new();
-        let found = self.scan(from, found, |found, record| {
+        let found = self.scan(from, i64::MAX, found, |found, record| {
             let key = record.key().map(String::from_utf8_lossy);
             let stands = record.payload().map(|_| record.offset());
             found.insert(key.unwrap_or_default().into(), stands);
@@ -89,12 +102,12 @@ impl Letters {
 
     /// The messages at these offsets.
     async fn read(&self, offsets: BTreeSet<i64>) -> Result<Vec<(i64, Message)>> {
-        let Some(first) = offsets.first().copied() else {
+        let (Some(first), Some(last)) = (offsets.first().copied(), offsets.last().copied()) else {
             return Ok(Vec::new());
         };
         let unknown = ExchangeName::new("unknown")?;
         let mut reading = Reading::new(RoutingKey::new("")?);
-        self.scan(first, Vec::new(), move |letters, record| {
+        self.scan(first, last + 1, Vec::new(), move |letters, record| {
             if offsets.contains(&record.offset()) {
                 let message = reading.message(&unknown, &Packed::copy(record));
                 letters.push((record.offset(), message));
@@ -202,23 +215,74 @@ impl DeadLetters for Letters {
     }
 }
 
-/// Reads the one partition of a topic from an offset to where it ends now.
-fn scan<T>(
-    shared: &Shared,
-    topic: &str,
-    from: i64,
-    mut start: T,
-    mut each: impl FnMut(&mut T, &BorrowedMessage<'_>),
-) -> Result<T, KafkaError> {
-    let asking = shared.admin.asking();
-    let end = match crate::admin::ends(asking, topic, 1) {
-        Ok(ends) => ends.first().copied().unwrap_or(0),
-        Err(error) if error::is_gone(&error) => return Ok(start),
-        Err(error) => return Err(error),
-    };
-    if from >= end {
-        return Ok(start);
+impl Reader {
+    /// Reads the one partition of a topic from an offset to another, or to where it ends now.
+    fn scan<T>(
+        &mut self,
+        shared: &Shared,
+        topic: &str,
+        from: i64,
+        until: i64,
+        mut start: T,
+        mut each: impl FnMut(&mut T, &BorrowedMessage<'_>),
+    ) -> Result<T, KafkaError> {
+        let asking = shared.admin.asking();
+        let end = match crate::admin::ends(asking, topic, 1) {
+            Ok(ends) => ends.first().copied().unwrap_or(0).min(until),
+            Err(error) if error::is_gone(&error) => return Ok(start),
+            Err(error) => return Err(error),
+        };
+        if from >= end {
+            return Ok(start);
+        }
+        // Kept only if it comes to the end.
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => connect(shared)?,
+        };
+        let mut all = TopicPartitionList::new();
+        all.add_partition_offset(topic, 0, Offset::Offset(from))?;
+        client.assign(&all)?;
+        let mut heard = std::time::Instant::now() + PATIENCE;
+        loop {
+            match client.poll(Duration::from_millis(100)) {
+                Some(Ok(record)) => {
+                    heard = std::time::Instant::now() + PATIENCE;
+                    if record.offset() < end {
+                        each(&mut start, &record);
+                    }
+                    if record.offset() + 1 >= end {
+                        break;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) if error::is_gone(&error) => return Err(error),
+                // The client tries again by itself.
+                Some(Err(_)) | None if std::time::Instant::now() < heard => {}
+                _ => return Err(KafkaError::MessageConsumption(Code::OperationTimedOut)),
+            }
+        }
+        client.unassign()?;
+        self.client = Some(client);
+        Ok(start)
     }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            threads::end(client);
+        }
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+fn connect(shared: &Shared) -> Result<BaseConsumer<Context>, KafkaError> {
     let mut config = client::reading(&shared.endpoints);
     for (name, value) in [
         ("auto.offset.reset", "earliest"),
@@ -228,30 +292,5 @@ fn scan<T>(
     ] {
         config.set(name, value);
     }
-    let reader = BaseConsumer::from_config_and_context(&config, Context(shared.health.clone()))?;
-    let mut all = TopicPartitionList::new();
-    all.add_partition_offset(topic, 0, Offset::Offset(from))?;
-    reader.assign(&all)?;
-    let deadline = std::time::Instant::now() + PATIENCE;
-    let mut heard = deadline;
-    loop {
-        match reader.poll(Duration::from_millis(100)) {
-            Some(Ok(record)) => {
-                heard = std::time::Instant::now() + PATIENCE;
-                if record.offset() >= end {
-                    return Ok(start);
-                }
-                let is_last = record.offset() + 1 == end;
-                each(&mut start, &record);
-                if is_last {
-                    return Ok(start);
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(start),
-            Some(Err(error)) if error::is_gone(&error) => return Err(error),
-            // The client tries again by itself.
-            Some(Err(_)) | None if std::time::Instant::now() < heard => {}
-            _ => return Err(KafkaError::MessageConsumption(Code::OperationTimedOut)),
-        }
-    }
+    BaseConsumer::from_config_and_context(&config, Context(shared.health.clone()))
 }
