@@ -182,6 +182,7 @@ impl Bench {
         for (name, value) in &self.headers {
             let value = match name.as_str() {
                 "ce_type" => key.as_bytes(),
+                "content-type" if key == LINE => b"application/json",
                 _ => value,
             };
             headers = headers.insert(Header {

@@ -197,18 +197,17 @@ pub(crate) fn check_content_type(found: &str, expected: &str) -> Result<()> {
         "application/msgpack",
         "application/cbor",
     ];
-    let essence = |text: &'_ str| {
-        text.split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase()
-    };
     if found == expected || found.is_empty() {
         return Ok(());
     }
-    let (found, expected) = (essence(found), essence(expected));
-    if found == expected || !FORMATS.contains(&&*found) || !FORMATS.contains(&&*expected) {
+    let essence = |text: &str| text.find(';').unwrap_or(text.len());
+    let found = found[..essence(found)].trim();
+    let expected = expected[..essence(expected)].trim();
+    let is_known = |text: &str| {
+        let mut formats = FORMATS.iter();
+        formats.any(|format| format.eq_ignore_ascii_case(text))
+    };
+    if found.eq_ignore_ascii_case(expected) || !is_known(found) || !is_known(expected) {
         return Ok(());
     }
     Err(Error::new(
@@ -224,6 +223,8 @@ mod tests {
     #[test]
     fn another_known_format_is_refused() {
         assert!(check_content_type("application/json; charset=utf-8", "application/json").is_ok());
+        assert!(check_content_type("Application/JSON ;charset=utf-8", "application/json").is_ok());
+        assert!(check_content_type("Application/CBOR;a=b", "application/json").is_err());
         assert!(check_content_type("", "application/cbor").is_ok());
         assert!(check_content_type("application/vnd.shop+json", "application/json").is_ok());
         assert!(check_content_type("application/cbor", "application/json").is_err());

@@ -117,10 +117,11 @@ impl Message {
 
     /// An attribute from a broker. Whoever sets them [unifies](Headers::unify) the headers afterwards.
     fn set_attribute<V: AsRef<[u8]> + Into<HeaderValue>>(&mut self, name: &str, value: V) {
-        let text = std::str::from_utf8(value.as_ref());
-        match (name, text) {
-            // What the standard fixes, and what the address already says.
-            ("specversion" | "datacontenttype", _) => {}
+        // What the standard fixes, and what the address already says.
+        if matches!(name, "specversion" | "datacontenttype") {
+            return;
+        }
+        match (name, std::str::from_utf8(value.as_ref())) {
             ("type", Ok(kind)) if kind == self.key().as_str() => {}
             ("id", Ok(id)) => self.set_id(id),
             ("source", Ok(source)) => self.set_source(source),

@@ -377,20 +377,17 @@ impl Reading {
     /// stays unset: other programs send none of it.
     pub(crate) fn message(&mut self, exchange: &ExchangeName, record: &Packed) -> Message {
         let (record_key, headers) = record.parts();
-        let (mut from, mut kind, mut content_type) = (None, None, "");
+        let (mut from, mut kind, mut content_type) = (None, None, &b""[..]);
         for (name, value) in headers.clone() {
-            let text = || std::str::from_utf8(value).ok();
             match name {
-                TYPE => kind = kind.or_else(text),
-                CONTENT_TYPE => content_type = text().unwrap_or_default(),
-                EXCHANGE => from = text(),
+                TYPE => kind = kind.or(Some(value)),
+                CONTENT_TYPE => content_type = value,
+                EXCHANGE => from = Some(value),
                 _ => {}
             }
         }
-        let default_key = self.default_key.clone();
-        let from = from.unwrap_or(exchange);
-        let address = self.address(exchange, from, kind.unwrap_or(&default_key), content_type);
-        let others = headers.filter(|(name, _)| ![TYPE, CONTENT_TYPE, EXCHANGE].contains(name));
+        let address = self.address(exchange, from, kind, content_type);
+        let others = headers.filter(|(name, _)| !matches!(*name, TYPE | CONTENT_TYPE | EXCHANGE));
         let payload = record.bytes.slice(record.payload..);
         let message = Message::from_wire(address, payload, &[PREFIX], others);
         match record_key {
@@ -399,32 +396,39 @@ impl Reading {
         }
     }
 
+    /// What is no legal text counts as missing.
     fn address(
         &mut self,
         default: &ExchangeName,
-        exchange: &str,
-        key: &str,
-        content_type: &str,
+        from: Option<&[u8]>,
+        kind: Option<&[u8]>,
+        content_type: &[u8],
     ) -> Address {
+        let exchange = from.unwrap_or(default.as_bytes());
+        let key = kind.unwrap_or(self.default_key.as_bytes());
         if let Some(last) = &self.last
-            && last.key() == key
-            && last.content_type() == content_type
-            && last.exchange() == exchange
+            && last.key().as_bytes() == key
+            && last.content_type().as_bytes() == content_type
+            && last.exchange().as_bytes() == exchange
         {
             if self.left > 0 {
                 self.left -= 1;
                 return last.clone();
             }
-            let anew = last.with_content_type(content_type);
+            let anew = last.with_content_type(last.content_type());
             self.keep(&anew);
             return anew;
         }
-        let exchange = match exchange == default.as_str() {
-            true => default.clone(),
-            false => ExchangeName::new(exchange).unwrap_or_else(|_| default.clone()),
-        };
-        let key = RoutingKey::new(key).unwrap_or_else(|_| self.default_key.clone());
-        let address = Address::new(exchange, key).with_content_type(content_type);
+        let text = |bytes| std::str::from_utf8(bytes).ok();
+        let exchange = from.and_then(text).map(ExchangeName::new);
+        let exchange = exchange.and_then(Result::ok);
+        let key = kind.and_then(text).map(RoutingKey::new);
+        let key = key.and_then(Result::ok);
+        let address = Address::new(
+            exchange.unwrap_or_else(|| default.clone()),
+            key.unwrap_or_else(|| self.default_key.clone()),
+        );
+        let address = address.with_content_type(text(content_type).unwrap_or_default());
         self.keep(&address);
         address
     }
