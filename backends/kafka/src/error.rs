@@ -164,12 +164,21 @@ pub(crate) fn connecting(
         Some(Code::Authentication | Code::SaslAuthenticationFailed)
     ) {
         let user = endpoints.user().unwrap_or_default();
-        return Error::new(
-            ErrorKind::Authentication,
+        let said = if text.contains("not valid in current SASL state") {
+            format!(
+                "Kafka at {at} asks for no user on this port: leave the user `{user}` out of the URL, or name the port \
+                 that asks for one"
+            )
+        } else if let Some(others) = other_mechanisms(text) {
+            format!(
+                "Kafka at {at} has another mechanism for users: set `sasl.mechanisms` to one of {others}"
+            )
+        } else {
             format!(
                 "Kafka at {at} refused the user `{user}`: check the user and the password in the URL"
-            ),
-        );
+            )
+        };
+        return Error::new(ErrorKind::Authentication, said);
     }
     // With TLS 1.3 this comes as an answer to the first request.
     let wants_certificate = [
@@ -213,6 +222,13 @@ pub(crate) fn connecting(
             endpoints.connection_timeout.as_millis()
         ),
     )
+}
+
+/// The mechanisms that a broker named when it refused ours.
+fn other_mechanisms(text: &str) -> Option<&str> {
+    let (_, refusal) = text.split_once("Unsupported SASL mechanism")?;
+    let (_, named) = refusal.split_once("supported mechanisms: ")?;
+    named.split(['\n', '(']).next().map(str::trim)
 }
 
 pub(crate) fn closed() -> Error {

@@ -155,6 +155,16 @@ async fn tls_and_users_need_trust_and_rights() -> CaseResult {
     ensure!(text.contains("`billing`"), "{text}");
     let text = refused(&shipping("s3cr3tly"), ErrorKind::Authentication).await?;
     ensure!(text.contains("`shipping`"), "{text}");
+    let nobody_asked = url(user, "localhost", certificates, &client);
+    let text = refused(&nobody_asked, ErrorKind::Authentication).await?;
+    ensure!(text.contains("asks for no user"), "{text}");
+    let other = format!("{ca}&sasl.mechanisms=SCRAM-SHA-256");
+    let other = url(user, "localhost", users, &other);
+    let text = refused(&other, ErrorKind::Authentication).await?;
+    ensure!(
+        text.contains("to one of") && text.contains("SCRAM-SHA-512"),
+        "{text}"
+    );
     let nobody = url("", "localhost", users, &ca);
     let text = refused(&nobody, ErrorKind::Connection).await?;
     ensure!(text.contains("wants a user"), "{text}");
