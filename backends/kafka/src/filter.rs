@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use event_core::{Binding, ExchangeName, TopicMap};
+use foldhash::fast::RandomState;
 use smol_str::SmolStr;
 
 use crate::table::Spans;
@@ -20,25 +21,13 @@ const MOST: usize = 256;
 /// What was answered for a partition.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
-    known: HashMap<SmolStr, bool>,
-    /// Most records have the key of the one before.
-    last: Option<(SmolStr, bool)>,
+    /// By key, with a hash that costs little: every record is looked for here.
+    known: HashMap<SmolStr, bool, RandomState>,
     /// From which offset on bindings have neither beginnings nor ends. Nothing before it is remembered.
     settled: i64,
 }
 
 impl Answers {
-    fn get(&mut self, key: &str) -> Option<bool> {
-        if let Some((last, matches)) = &self.last
-            && last == key
-        {
-            return Some(*matches);
-        }
-        let (key, matches) = self.known.get_key_value(key)?;
-        self.last = Some((key.clone(), *matches));
-        Some(*matches)
-    }
-
     fn remember(&mut self, key: &str, matches: bool) {
         // Keys that never come again are not kept for ever.
         if self.known.len() == MOST {
@@ -91,8 +80,8 @@ impl Filter {
         answers: &mut Answers,
     ) -> bool {
         let is_settled = offset >= answers.settled;
-        if is_settled && let Some(matches) = answers.get(key) {
-            return matches;
+        if is_settled && let Some(matches) = answers.known.get(key) {
+            return *matches;
         }
         let mut matches = false;
         if let Some(map) = self.exchanges.get(exchange) {
