@@ -114,6 +114,7 @@ mod tests {
         assert!(!asked(13, "other") && asked(14, "order.v2"));
         assert!(!filter.lets_in("elsewhere", 0, 99, "order.v1", &mut Answers::default()));
     }
+
     #[test]
     fn answers_are_remembered_for_some_keys_and_right_for_all() {
         let binding = Binding::new("order", "key.*.yes").unwrap();

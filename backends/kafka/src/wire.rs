@@ -190,12 +190,16 @@ impl Packer {
         if is_large || self.piece.len() + size > PIECE {
             self.seal();
         }
-        // The first grows with what it gets: mostly there is either little, or much.
-        let is_first = self.full.is_empty();
-        let room = if is_large || is_first { size } else { PIECE };
         let bytes = &mut self.piece;
-        if bytes.capacity() - bytes.len() < size {
-            bytes.reserve(room);
+        let least = bytes.len() + size;
+        if bytes.capacity() < least {
+            // The first grows with what it gets: mostly there is either little, or much.
+            let wanted = match (is_large, self.full.is_empty()) {
+                (true, _) => least,
+                (false, true) => 2 * bytes.len(),
+                (false, false) => PIECE,
+            };
+            bytes.reserve_exact(wanted.clamp(least, PIECE.max(least)) - bytes.len());
         }
         let from = bytes.len();
         bytes.extend_from_slice(&key.map_or(NO_KEY, length).to_ne_bytes());
@@ -420,10 +424,8 @@ impl Reading {
             return anew;
         }
         let text = |bytes| std::str::from_utf8(bytes).ok();
-        let exchange = from.and_then(text).map(ExchangeName::new);
-        let exchange = exchange.and_then(Result::ok);
-        let key = kind.and_then(text).map(RoutingKey::new);
-        let key = key.and_then(Result::ok);
+        let exchange = from.and_then(|from| ExchangeName::new(text(from)?).ok());
+        let key = kind.and_then(|kind| RoutingKey::new(text(kind)?).ok());
         let address = Address::new(
             exchange.unwrap_or_else(|| default.clone()),
             key.unwrap_or_else(|| self.default_key.clone()),

@@ -177,6 +177,8 @@ async fn target_is_gone(name: &str, copy: Copy, before: u64) -> CaseResult {
                 consumer.ack(&again).await?;
             }
         }
+        let kept = at.direct.bus().dead_letters("billing_order").await?;
+        let listed = kept.list(10).await?;
         admin.delete_topic_for_good(at, &topic).await?;
         // It is made anew, and until then the settlement says what is missing and changes nothing.
         let again = || async {
@@ -203,6 +205,12 @@ async fn target_is_gone(name: &str, copy: Copy, before: u64) -> CaseResult {
                 ensure_eq!(letters.len(), 1, "dead letters");
                 let (id, first) = (letters[0].message().id(), last.message().id());
                 ensure_eq!(id, first, "the dead letter");
+                // Nor is another one seen by who had looked before.
+                ensure_eq!(listed.len(), held.len(), "dead letters before");
+                let letters = kept.list(10).await?;
+                ensure_eq!(letters.len(), 1, "dead letters, seen by the same");
+                let (id, first) = (letters[0].message().id(), last.message().id());
+                ensure_eq!(id, first, "the dead letter, seen by the same");
             }
         }
         ensure!(
