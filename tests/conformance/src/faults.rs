@@ -2,7 +2,10 @@
 
 use std::{cell::Cell, time::Duration};
 
-use event_core::{Bus, ConnectionState, Error, ErrorKind, Queue, Reason, RetryPolicy, Running};
+use event_core::{
+    Bus, ConnectionState, Delivery, Error, ErrorKind, Queue, Reason, RetryPolicy, Running,
+    Settlement,
+};
 use tokio::{
     runtime,
     time::{Instant, interval, sleep, timeout},
@@ -17,6 +20,31 @@ use crate::{
     orders::{OrderNoted, order, raw},
     stage::{Stage, done, length, publish},
 };
+
+/// A copy that a backend makes of a delivery before that is done.
+#[derive(Clone, Copy, Debug)]
+pub enum Copy {
+    /// To be tried again.
+    Retry,
+    /// A dead letter.
+    DeadLetter,
+}
+
+impl Copy {
+    /// The settlement that makes it; a retry waits so long.
+    #[must_use]
+    pub fn of(self, delivery: &Delivery, delay: Duration) -> Settlement {
+        let (tag, message) = (delivery.tag(), Box::new(delivery.message().clone()));
+        match self {
+            Self::Retry => Settlement::Retry {
+                tag,
+                message,
+                delay,
+            },
+            Self::DeadLetter => Settlement::DeadLetter { tag, message },
+        }
+    }
+}
 
 /// How much later something may be than it should, on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
@@ -406,6 +434,82 @@ pub async fn services_stop_under_load(at: &Stage) -> CaseResult<(Duration, Vec<S
     third.shutdown().await?;
     at.direct.nothing_is_left("billing_order").await?;
     Ok((took, seen))
+}
+
+/// Fault 27: connections are lost twenty times, in the way that the backend says for each, and nothing is left behind: no
+/// task, no connection through the proxy, and none of what only the backend can count.
+///
+/// # Errors
+/// Something is left, something confirmed is lost, or a publish takes long.
+pub async fn connections_are_lost<F>(
+    at: &Stage,
+    lose: impl AsyncFn(u32) -> CaseResult,
+    more: impl Fn() -> F + Send + Sync,
+) -> CaseResult
+where
+    F: Future<Output = CaseResult<usize>> + Send,
+{
+    let desk = at.cx.desk();
+    let consuming = at.cx.process().await?;
+    let queue = at.cx.queue("billing_order", &desk);
+    let _running = at.cx.start(&consuming, queue).await?;
+    let ledger = Ledger::new();
+    let metrics = runtime::Handle::current().metrics();
+    let count = || {
+        let (tasks, connections) = (metrics.num_alive_tasks(), at.proxy.connections());
+        let more = more();
+        async move { Ok::<_, Failure>([tasks, connections, more.await?]) }
+    };
+    let mut first = [0; 3];
+    for round in 0..length(20_u32) {
+        let id = u64::from(round);
+        let published = || async { Ok(ledger.publish(at.cx.bus(), order(id)).await.is_ok()) };
+        let begin = Instant::now();
+        at.cx.until("a publish", published).await?;
+        let took = begin.elapsed();
+        // Much less than any request may take that is not answered.
+        ensure!(
+            took < Duration::from_secs(5),
+            "a publish after a cut took {took:?}"
+        );
+        desk.until("its order", move |seen| done(seen).contains(&id))
+            .await?;
+        if round == 2 {
+            // Everything that is made at first use is there, and everything that was lost is there again.
+            at.is_up(at.cx.bus()).await?;
+            at.is_up(&consuming).await?;
+            for bus in [at.cx.bus(), &consuming] {
+                let mut state = bus.state();
+                let up = state.wait_for(|state| *state == ConnectionState::Connected);
+                at.cx.within("to be connected", up).await??;
+            }
+            first = count().await?;
+        }
+        lose(round).await?;
+    }
+    ensure!(first[1] > 0, "nobody was connected");
+    let all = |seen: &[_]| ledger.balance(seen).lost == 0;
+    desk.until("all that was confirmed", all).await?;
+    at.is_up(at.cx.bus()).await?;
+    at.is_up(&consuming).await?;
+    let settled = || {
+        let now = count();
+        async move {
+            Ok(now
+                .await?
+                .iter()
+                .zip(first)
+                .all(|(now, first)| *now <= first))
+        }
+    };
+    let settled = at.cx.until("what was lost to be gone", settled).await;
+    let now = count().await?;
+    ensure!(
+        settled.is_ok(),
+        "tasks, connections and more are {now:?}, and were {first:?} at first"
+    );
+    eprintln!("fault_27: {first:?} became {now:?}");
+    Ok(())
 }
 
 /// Fault 28: an older version of a service restarts beside a newer one.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use event_conformance::{CaseResult, Consumer, Failure, Stage, ensure, ensure_eq, publish};
-use event_core::{Delivery, Settled, Settlement};
+use event_conformance::{
+    CaseResult, Consumer, Failure, Stage, ensure, ensure_eq, faults::Copy, publish,
+};
+use event_core::{Delivery, Settled};
 use lapin::{
     options::QueueDeclareOptions,
     types::{AMQPValue, FieldTable},
@@ -11,34 +13,14 @@ use lapin::{
 
 use crate::stage::{Admin, on_rabbitmq};
 
-/// A kind of copy, and the queue that it goes to.
-#[derive(Clone, Copy, Debug)]
-enum Copy {
-    Retry,
-    DeadLetter,
-}
-
 /// Long enough to see a copy where it waits.
 const WAIT: Duration = Duration::from_millis(1_600);
 
-impl Copy {
-    fn target(self, at: &Stage) -> String {
-        match self {
-            Self::Retry => at.name("billing_order.retry.1600"),
-            Self::DeadLetter => at.name("billing_order.dead"),
-        }
-    }
-
-    fn of(self, delivery: &Delivery) -> Settlement {
-        let (tag, message) = (delivery.tag(), Box::new(delivery.message().clone()));
-        match self {
-            Self::Retry => Settlement::Retry {
-                tag,
-                message,
-                delay: WAIT,
-            },
-            Self::DeadLetter => Settlement::DeadLetter { tag, message },
-        }
+/// The queue that a copy goes to.
+fn target(copy: Copy, at: &Stage) -> String {
+    match copy {
+        Copy::Retry => at.name("billing_order.retry.1600"),
+        Copy::DeadLetter => at.name("billing_order.dead"),
     }
 }
 
@@ -70,15 +52,15 @@ async fn confirm_is_lost(name: &str, copy: Copy) -> CaseResult {
         let (mut consumer, mut delivery) = holds_one(at).await?;
         if let Copy::Retry = copy {
             // The first retry makes sure that its queue is there, for which it needs a reply.
-            let settled = consumer.settle(copy.of(&delivery)).await?;
+            let settled = consumer.settle(copy.of(&delivery, WAIT)).await?;
             ensure_eq!(settled, Settled::Done, "the first retry");
             delivery = consumer.next().await?;
         }
         at.proxy.silence_replies(true);
-        let settling = consumer.settle_all(vec![copy.of(&delivery)]);
+        let settling = consumer.settle_all(vec![copy.of(&delivery, WAIT)]);
         let cutting = async {
             let admin = Admin::of(at).await?;
-            let stored = || async { Ok(admin.ready(&copy.target(at)).await? == 1) };
+            let stored = || async { Ok(admin.ready(&target(copy, at)).await? == 1) };
             let stored = at.cx.until("the copy to be stored", stored).await;
             at.proxy.cut();
             at.proxy.silence_replies(false);
@@ -106,7 +88,7 @@ async fn confirm_is_lost(name: &str, copy: Copy) -> CaseResult {
 async fn fault_22_the_broker_refuses_a_dead_letters_copy() -> CaseResult {
     on_rabbitmq("fault_22_refused", "", async |at| {
         let (consumer, delivery) = holds_one(at).await?;
-        let target = Copy::DeadLetter.target(at);
+        let target = target(Copy::DeadLetter, at);
         let admin = Admin::of(at).await?;
         admin.delete(&target).await?;
         // One that takes nothing, in its place.
@@ -126,7 +108,7 @@ async fn fault_22_the_broker_refuses_a_dead_letters_copy() -> CaseResult {
             .await?;
 
         let settled = consumer
-            .settle_all(vec![Copy::DeadLetter.of(&delivery)])
+            .settle_all(vec![Copy::DeadLetter.of(&delivery, WAIT)])
             .await;
         ensure!(
             matches!(settled[..], [Err(_)]),
@@ -161,8 +143,8 @@ async fn target_is_missing(name: &str, copy: Copy) -> CaseResult {
     on_rabbitmq(name, "", async |at| {
         let (mut consumer, delivery) = holds_one(at).await?;
         let admin = Admin::of(at).await?;
-        admin.delete(&copy.target(at)).await?;
-        let mut settled = consumer.settle_all(vec![copy.of(&delivery)]).await;
+        admin.delete(&target(copy, at)).await?;
+        let mut settled = consumer.settle_all(vec![copy.of(&delivery, WAIT)]).await;
         match (settled.pop(), copy) {
             // The target was declared anew, and has it.
             (Some(Ok(Settled::Done)), Copy::Retry) => {

@@ -2,42 +2,24 @@
 
 use std::time::Duration;
 
-use event_conformance::{Act, CaseResult, Failure, Stage, done, ensure, ensure_eq, publish};
-use event_core::{Delivery, ErrorKind, Reason, RetryPolicy, Settled, Settlement};
+use event_conformance::{
+    Act, CaseResult, Failure, Stage, done, ensure, ensure_eq, faults::Copy, publish,
+};
+use event_core::{ErrorKind, Reason, RetryPolicy, Settled, Settlement};
 
 use crate::stage::{Admin, holds, on_kafka};
-
-/// A kind of copy.
-#[derive(Clone, Copy, Debug)]
-enum Copy {
-    Retry,
-    DeadLetter,
-}
 
 /// Long enough to see a copy where it waits.
 const WAIT: Duration = Duration::from_millis(1_600);
 /// Less than anything that a topic takes.
 const NOTHING: &str = "10";
 
-impl Copy {
-    fn topic(self, at: &Stage) -> String {
-        let queue = at.name("billing_order");
-        match self {
-            Self::Retry => format!("{queue}.retry.1600"),
-            Self::DeadLetter => format!("{queue}.dead"),
-        }
-    }
-
-    fn of(self, delivery: &Delivery) -> Settlement {
-        let (tag, message) = (delivery.tag(), Box::new(delivery.message().clone()));
-        match self {
-            Self::Retry => Settlement::Retry {
-                tag,
-                message,
-                delay: WAIT,
-            },
-            Self::DeadLetter => Settlement::DeadLetter { tag, message },
-        }
+/// The topic that a copy goes to.
+fn topic(copy: Copy, at: &Stage) -> String {
+    let queue = at.name("billing_order");
+    match copy {
+        Copy::Retry => format!("{queue}.retry.1600"),
+        Copy::DeadLetter => format!("{queue}.dead"),
     }
 }
 
@@ -54,15 +36,15 @@ async fn fault_22_a_dead_letters_copy_is_refused() -> CaseResult {
 async fn target_is_unusable(name: &str, copy: Copy) -> CaseResult {
     on_kafka(name, async |at| {
         let (mut consumer, held) = holds(at, 4).await?;
-        let (admin, topic) = (Admin::of(at)?, copy.topic(at));
+        let (admin, topic) = (Admin::of(at)?, topic(copy, at));
         // So that the topic is there.
-        let settled = consumer.settle(copy.of(&held[3])).await?;
+        let settled = consumer.settle(copy.of(&held[3], WAIT)).await?;
         ensure_eq!(settled, Settled::Done, "a copy");
         admin.set(&topic, "max.message.bytes", NOTHING).await?;
         let before = admin.stored(&topic).await?;
         let settlements = [
             Settlement::Ack(held[0].tag()),
-            copy.of(&held[1]),
+            copy.of(&held[1], WAIT),
             Settlement::Release(held[2].tag()),
         ];
         let settled = consumer.settle_all(settlements.into()).await;
@@ -78,7 +60,11 @@ async fn target_is_unusable(name: &str, copy: Copy) -> CaseResult {
 
         // The original is where it was.
         let again = || async {
-            match consumer.settle_all(vec![copy.of(&held[1])]).await.pop() {
+            match consumer
+                .settle_all(vec![copy.of(&held[1], WAIT)])
+                .await
+                .pop()
+            {
                 Some(Ok(settled)) => {
                     ensure_eq!(settled, Settled::Done, "the copy when the topic takes it");
                     Ok(true)
@@ -116,7 +102,7 @@ async fn fault_22_a_service_tries_a_copy_again_until_it_is_stored() -> CaseResul
         });
         let queue = at.direct.queue("billing_order", &desk);
         let queue = queue.retry(RetryPolicy::never());
-        let (admin, dead) = (Admin::of(at)?, Copy::DeadLetter.topic(at));
+        let (admin, dead) = (Admin::of(at)?, topic(Copy::DeadLetter, at));
         let _running = at.direct.start(at.direct.bus(), queue).await?;
         // So that the topic is there.
         publish(at.direct.bus(), 0..=0).await?;
@@ -164,11 +150,11 @@ async fn fault_30_the_topic_for_dead_letters_is_gone() -> CaseResult {
 async fn target_is_gone(name: &str, copy: Copy, before: u64) -> CaseResult {
     on_kafka(name, async |at| {
         let (mut consumer, mut held) = holds(at, before + 1).await?;
-        let (admin, topic) = (Admin::of(at)?, copy.topic(at));
+        let (admin, topic) = (Admin::of(at)?, topic(copy, at));
         let Some(last) = held.pop() else {
             return Err(Failure::new("it holds nothing"));
         };
-        let copies = held.iter().map(|held| copy.of(held)).collect();
+        let copies = held.iter().map(|held| copy.of(held, WAIT)).collect();
         for settled in consumer.settle_all(copies).await {
             ensure_eq!(settled?, Settled::Done, "a copy");
         }
@@ -182,7 +168,7 @@ async fn target_is_gone(name: &str, copy: Copy, before: u64) -> CaseResult {
         admin.delete_topic_for_good(at, &topic).await?;
         // It is made anew, and until then the settlement says what is missing and changes nothing.
         let again = || async {
-            match consumer.settle_all(vec![copy.of(&last)]).await.pop() {
+            match consumer.settle_all(vec![copy.of(&last, WAIT)]).await.pop() {
                 Some(Ok(settled)) => {
                     ensure_eq!(settled, Settled::Done, "the copy");
                     Ok(true)

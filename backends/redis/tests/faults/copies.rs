@@ -2,47 +2,29 @@
 
 use std::time::Duration;
 
-use event_conformance::{Act, CaseResult, Failure, Stage, done, ensure, ensure_eq, publish};
-use event_core::{Delivery, ErrorKind, Reason, RetryPolicy, Settled, Settlement};
+use event_conformance::{
+    Act, CaseResult, Failure, Stage, done, ensure, ensure_eq, faults::Copy, publish,
+};
+use event_core::{ErrorKind, Reason, RetryPolicy, Settled, Settlement};
 
 use crate::stage::{Admin, holds, key, on_redis};
-
-/// A kind of copy, and the keys that it goes to.
-#[derive(Clone, Copy, Debug)]
-enum Copy {
-    Retry,
-    DeadLetter,
-}
 
 /// Long enough to see a copy where it waits.
 const WAIT: Duration = Duration::from_millis(1_000);
 
-impl Copy {
-    fn kinds(self) -> &'static [&'static str] {
-        match self {
-            Self::Retry => &["waiting", "delayed"],
-            Self::DeadLetter => &["dead"],
-        }
+/// The kinds of the keys that a copy goes to.
+fn kinds(copy: Copy) -> &'static [&'static str] {
+    match copy {
+        Copy::Retry => &["waiting", "delayed"],
+        Copy::DeadLetter => &["dead"],
     }
+}
 
-    /// How many there are.
-    fn count(self, at: &Stage) -> String {
-        match self {
-            Self::Retry => format!("ZCARD {}", key(at, "delayed", "billing_order")),
-            Self::DeadLetter => format!("XLEN {}", key(at, "dead", "billing_order")),
-        }
-    }
-
-    fn of(self, delivery: &Delivery) -> Settlement {
-        let (tag, message) = (delivery.tag(), Box::new(delivery.message().clone()));
-        match self {
-            Self::Retry => Settlement::Retry {
-                tag,
-                message,
-                delay: WAIT,
-            },
-            Self::DeadLetter => Settlement::DeadLetter { tag, message },
-        }
+/// How many there are.
+fn count(copy: Copy, at: &Stage) -> String {
+    match copy {
+        Copy::Retry => format!("ZCARD {}", key(at, "delayed", "billing_order")),
+        Copy::DeadLetter => format!("XLEN {}", key(at, "dead", "billing_order")),
     }
 }
 
@@ -61,9 +43,9 @@ async fn answer_is_lost(name: &str, copy: Copy) -> CaseResult {
         let (mut consumer, held) = holds(at, 1).await?;
         let admin = Admin::of(at).await?;
         at.proxy.silence_replies(true);
-        let settling = consumer.settle_all(vec![copy.of(&held[0])]);
+        let settling = consumer.settle_all(vec![copy.of(&held[0], WAIT)]);
         let cutting = async {
-            let count = copy.count(at);
+            let count = count(copy, at);
             let stored = || async { Ok(admin.ask::<u64>(&count).await? == 1) };
             let stored = at.cx.until("the copy to be stored", stored).await;
             at.proxy.cut();
@@ -82,7 +64,7 @@ async fn answer_is_lost(name: &str, copy: Copy) -> CaseResult {
                 ensure_eq!(consumer.ack(&again).await?, Settled::Done, "settled");
             }
             Copy::DeadLetter => {
-                let count: u64 = admin.ask(&copy.count(at)).await?;
+                let count: u64 = admin.ask(&count(copy, at)).await?;
                 ensure_eq!(count, 1, "dead letters");
             }
         }
@@ -105,12 +87,12 @@ async fn target_is_unusable(name: &str, copy: Copy) -> CaseResult {
     on_redis(name, async |at| {
         let (mut consumer, held) = holds(at, 3).await?;
         let admin = Admin::of(at).await?;
-        for kind in copy.kinds() {
+        for kind in kinds(copy) {
             let key = key(at, kind, "billing_order");
             admin.tell(&format!("SET {key} another's")).await?;
             let settlements = [
                 Settlement::Ack(held[0].tag()),
-                copy.of(&held[1]),
+                copy.of(&held[1], WAIT),
                 Settlement::Release(held[2].tag()),
             ];
             let settled = consumer.settle_all(settlements.into()).await;
@@ -121,12 +103,12 @@ async fn target_is_unusable(name: &str, copy: Copy) -> CaseResult {
             ensure!(error.is_retryable(), "it may be settled again: {error}");
             // Its neighbours are settled all the same, the first time.
             let others = [&settled[0], &settled[2]].map(|settled| settled.as_ref().ok());
-            match kind == &copy.kinds()[0] {
+            match kind == &kinds(copy)[0] {
                 true => ensure_eq!(others, [Some(&Settled::Done); 2], "the others"),
                 false => ensure_eq!(others, [Some(&Settled::Lost); 2], "the others"),
             }
             // What can be read is read, however the key is.
-            if kind == &copy.kinds()[0] {
+            if kind == &kinds(copy)[0] {
                 let released = consumer.next().await?;
                 let id = released.message().id();
                 ensure_eq!(id, held[2].message().id(), "what was released");
@@ -135,9 +117,9 @@ async fn target_is_unusable(name: &str, copy: Copy) -> CaseResult {
             admin.tell(&format!("DEL {key}")).await?;
         }
         // The original is where it was.
-        let settled = consumer.settle(copy.of(&held[1])).await?;
+        let settled = consumer.settle(copy.of(&held[1], WAIT)).await?;
         ensure_eq!(settled, Settled::Done, "the copy when the key is free");
-        let count: u64 = admin.ask(&copy.count(at)).await?;
+        let count: u64 = admin.ask(&count(copy, at)).await?;
         ensure_eq!(count, 1, "copies");
         if let Copy::Retry = copy {
             let again = consumer.next().await?;
