@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use event_conformance::{
-    Act, Broker, CaseResult, Ledger, Stage, ensure, ensure_eq, faults, length, orders::order,
-    publish,
+    Act, Broker, CaseResult, Failure, Ledger, Stage, done, ensure, ensure_eq, faults, length,
+    orders::order, publish,
 };
 use event_core::{ConnectionState, ErrorKind, RetryPolicy, Settled, Settlement};
+use tokio::runtime::Handle;
 
 use crate::stage::{Admin, ctl, on_own_rabbitmq, on_rabbitmq};
 
@@ -260,13 +261,60 @@ async fn fault_11_what_fails_in_a_memory_alarm_holds_up_nobody() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_27_twenty_kills_of_connections_leave_nothing_behind() -> CaseResult {
     on_rabbitmq("fault_27", "", async |at| {
-        let cut = async |_| {
-            at.proxy.cut();
-            Ok(())
-        };
+        let desk = at.cx.desk();
+        let consuming = at.cx.process().await?;
+        let _running = at
+            .cx
+            .start(&consuming, at.cx.queue("billing_order", &desk))
+            .await?;
+        let ledger = Ledger::new();
         // lapin has a thread for each connection. Beside other tests it cannot be told whose they are.
-        let threads = || async { Ok(if alone() { count_threads() } else { 0 }) };
-        faults::connections_are_lost(at, cut, threads).await
+        let threads = || if alone() { count_threads() } else { 0 };
+        let metrics = Handle::current().metrics();
+        let count = || [metrics.num_alive_tasks(), at.proxy.connections(), threads()];
+        let mut first = [0; 3];
+        for round in 0..length(20_u32) {
+            let id = u64::from(round);
+            let round_trip = || async {
+                let published = ledger.publish(at.cx.bus(), order(id)).await.is_ok();
+                Ok(published)
+            };
+            let begin = Instant::now();
+            at.cx.until("a publish", round_trip).await?;
+            let took = begin.elapsed();
+            // Much less than any request may take that is not answered.
+            ensure!(
+                took < Duration::from_secs(5),
+                "a publish after a cut took {took:?}"
+            );
+            desk.until("its order", move |seen| done(seen).contains(&id))
+                .await?;
+            if round == 2 {
+                // Everything that is made at first use is there, and everything that was lost is there again.
+                for bus in [at.cx.bus(), &consuming] {
+                    let mut state = bus.state();
+                    let up = state.wait_for(|state| *state == ConnectionState::Connected);
+                    at.cx.within("to be connected", up).await??;
+                }
+                first = count();
+            }
+            at.proxy.cut();
+        }
+        let all = |seen: &[_]| ledger.balance(seen).lost == 0;
+        desk.until("all that was confirmed", all).await?;
+        at.is_up(at.cx.bus()).await?;
+        at.is_up(&consuming).await?;
+        let settled = || async {
+            let now = count();
+            Ok(now.iter().zip(first).all(|(now, first)| *now <= first))
+        };
+        let settled = at.cx.until("what was lost to be gone", settled).await;
+        settled.map_err(|_| {
+            let now = count();
+            Failure::new(format!(
+                "tasks, connections and threads are {now:?}, and were {first:?} at first"
+            ))
+        })
     })
     .await
 }

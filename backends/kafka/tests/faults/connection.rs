@@ -1,9 +1,12 @@
 //! What happens to connections: cut, silent, killed with the broker or without it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use event_conformance::{CaseResult, Ledger, ensure, faults, length, orders::order, publish};
+use event_conformance::{
+    CaseResult, Ledger, done, ensure, ensure_eq, faults, length, orders::order, publish,
+};
 use event_core::ConnectionState;
+use tokio::runtime::Handle;
 
 use crate::stage::{Admin, on_kafka, on_own_kafka};
 
@@ -130,11 +133,55 @@ async fn fault_20_a_process_ends_right_after_it_published() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_27_twenty_kills_of_connections_leave_nothing_behind() -> CaseResult {
     on_kafka("fault_27", async |at| {
-        let cut = async |_| {
+        let desk = at.cx.desk();
+        let consuming = at.cx.process().await?;
+        let _running = at
+            .cx
+            .start(&consuming, at.cx.queue("billing_order", &desk))
+            .await?;
+        let ledger = Ledger::new();
+        let metrics = Handle::current().metrics();
+        let count = || [metrics.num_alive_tasks(), at.proxy.connections()];
+        let mut first = [0; 2];
+        for round in 0..length(20_u32) {
+            let id = u64::from(round);
+            let round_trip = || async {
+                let published = ledger.publish(at.cx.bus(), order(id)).await.is_ok();
+                Ok(published)
+            };
+            let begin = Instant::now();
+            at.cx.until("a publish", round_trip).await?;
+            let took = begin.elapsed();
+            ensure!(
+                took < Duration::from_secs(5),
+                "a publish after a cut took {took:?}"
+            );
+            desk.until("its order", move |seen| done(seen).contains(&id))
+                .await?;
+            if round == 0 {
+                // Everything that is made at first use is there.
+                at.is_up(at.cx.bus()).await?;
+                at.is_up(&consuming).await?;
+                first = count();
+            }
             at.proxy.cut();
-            Ok(())
+        }
+        let all = |seen: &[_]| ledger.balance(seen).lost == 0;
+        desk.until("all that was confirmed", all).await?;
+        at.is_up(at.cx.bus()).await?;
+        at.is_up(&consuming).await?;
+        ensure!(first[1] > 0, "nobody was connected");
+        let settled = || {
+            let now = count();
+            let settled = now.iter().zip(first).all(|(now, first)| *now <= first);
+            async move { Ok(settled) }
         };
-        faults::connections_are_lost(at, cut, || async { Ok(0) }).await
+        let what = format!("tasks and connections to be {first:?} again");
+        at.cx.until(&what, settled).await?;
+        let balance = ledger.balance(&desk.seen());
+        eprintln!("fault_27: {balance}, {first:?} became {:?}", count());
+        ensure_eq!(balance.lost, 0, "{balance}");
+        Ok(())
     })
     .await
 }

@@ -6,6 +6,7 @@ use event_conformance::{
     Act, Broker, CaseResult, Ledger, done, ensure, ensure_eq, faults, length, orders::order,
     publish,
 };
+use tokio::runtime::Handle;
 
 use crate::stage::{Admin, key, nothing, on_own_redis, on_redis};
 
@@ -208,19 +209,68 @@ async fn fault_20_a_process_ends_right_after_it_published() -> CaseResult {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_27_twenty_kills_of_connections_leave_nothing_behind() -> CaseResult {
     on_own_redis("fault_27", nothing, async |at, _| {
+        let desk = at.cx.desk();
+        let consuming = at.cx.process().await?;
+        let _running = at
+            .cx
+            .start(&consuming, at.cx.queue("billing_order", &desk))
+            .await?;
+        let ledger = Ledger::new();
+        let metrics = Handle::current().metrics();
         let admin = Admin::of(at).await?;
-        let lose = async |round: u32| match round % 2 {
-            0 => {
-                at.proxy.cut();
-                Ok(())
+        let count = async || -> CaseResult<[u64; 3]> {
+            Ok([
+                u64::try_from(metrics.num_alive_tasks())?,
+                u64::try_from(at.proxy.connections())?,
+                admin.info("clients", "connected_clients").await?,
+            ])
+        };
+        let mut first = [0; 3];
+        for round in 0..length(20_u32) {
+            let id = u64::from(round);
+            let round_trip = || async {
+                let published = ledger.publish(at.cx.bus(), order(id)).await.is_ok();
+                Ok(published)
+            };
+            let begin = Instant::now();
+            at.cx.until("a publish", round_trip).await?;
+            let took = begin.elapsed();
+            // Much less than any request may take that is not answered.
+            ensure!(
+                took < Duration::from_secs(5),
+                "a publish after a cut took {took:?}"
+            );
+            desk.until("its order", move |seen| done(seen).contains(&id))
+                .await?;
+            if round == 0 {
+                // Everything that is made at first use is there.
+                at.is_up(at.cx.bus()).await?;
+                at.is_up(&consuming).await?;
+                first = count().await?;
             }
-            _ => admin.tell("CLIENT KILL TYPE normal").await,
+            match round % 2 {
+                0 => at.proxy.cut(),
+                _ => admin.tell("CLIENT KILL TYPE normal").await?,
+            }
+        }
+        let all = |seen: &[_]| ledger.balance(seen).lost == 0;
+        desk.until("all that was confirmed", all).await?;
+        at.is_up(at.cx.bus()).await?;
+        at.is_up(&consuming).await?;
+        let settled = async || -> CaseResult<bool> {
+            let now = count().await?;
+            Ok(now.iter().zip(first).all(|(now, first)| *now <= first))
         };
-        let clients = || async {
-            let clients = admin.info("clients", "connected_clients").await?;
-            Ok(usize::try_from(clients)?)
-        };
-        faults::connections_are_lost(at, lose, clients).await
+        let end = Instant::now() + Duration::from_secs(20);
+        while !settled().await? {
+            let now = count().await?;
+            ensure!(
+                Instant::now() < end,
+                "tasks, connections and clients are {now:?}, and were {first:?} at first"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
     })
     .await
 }
